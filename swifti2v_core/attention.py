@@ -1,0 +1,95 @@
+"""Context interaction inside a window.
+
+*Bidirectional* (the paper's choice) is plain attention of all tokens to all and needs no code. The
+*read-only* variant, the paper's "AR-style" comparison, lets clean frames attend to clean frames
+only. Their features then do not depend on the noisy frames, so their keys and values are computed
+in the first step of a segment and reused in the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+import torch
+from torch import Tensor
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Plain attention of (query, key, value) in the caller's layout."""
+
+
+class ReadOnlyContext:
+    """Keys and values of one window's clean frames, per attention layer and conditioning.
+
+    Parameters
+    ----------
+    clean_tokens
+        Leading tokens of the window that belong to clean frames.
+    """
+
+    def __init__(self, clean_tokens: int) -> None:
+        self.clean_tokens = clean_tokens
+        self._stored: dict[Hashable, dict[Hashable, tuple[Tensor, Tensor]]] = {}
+
+    def holds(self, conditioning: Hashable) -> bool:
+        """Tell whether a whole forward with this conditioning has been stored."""
+        return conditioning in self._stored
+
+    def attend_window(
+        self,
+        attend: Attend,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        slot: tuple[Hashable, Hashable],
+        token_dim: int,
+        output_dim: int,
+    ) -> Tensor:
+        """Attend over clean and noisy tokens and keep the clean keys and values.
+
+        Parameters
+        ----------
+        attend
+            Plain attention.
+        query, key, value
+            Whole window, clean tokens first, in any layout with tokens along ``token_dim``.
+        slot
+            (conditioning, layer) under which keys and values are kept.
+        token_dim, output_dim
+            Token axis of the inputs and of what ``attend`` returns.
+
+        Returns
+        -------
+        Tensor
+            As ``attend`` on the whole window, except that clean tokens saw clean tokens only.
+        """
+        count = self.clean_tokens
+        clean_key, clean_value = (part.narrow(token_dim, 0, count) for part in (key, value))
+        clean_query = query.narrow(token_dim, 0, count)
+        noisy_query = query.narrow(token_dim, count, query.shape[token_dim] - count)
+        # Copies: a view would keep the keys of the whole window alive.
+        conditioning, layer = slot
+        self._stored.setdefault(conditioning, {})[layer] = (clean_key.clone(), clean_value.clone())
+        clean = attend(clean_query, clean_key, clean_value)
+        noisy = attend(noisy_query, key, value)
+        return torch.cat((clean, noisy), dim=output_dim)
+
+    def attend_noisy(
+        self,
+        attend: Attend,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        slot: tuple[Hashable, Hashable],
+        token_dim: int,
+    ) -> Tensor:
+        """Attend from noisy tokens to the kept clean ones and themselves.
+
+        Parameters as in `attend_window`, with the noisy tokens alone.
+        """
+        conditioning, layer = slot
+        clean_key, clean_value = self._stored[conditioning][layer]
+        keys = torch.cat((clean_key, key), dim=token_dim)
+        values = torch.cat((clean_value, value), dim=token_dim)
+        return attend(query, keys, values)

@@ -1,0 +1,176 @@
+"""Camera motion over a photo: a Stage I that invents nothing, and known truth for tests.
+
+The photo is a plane before a pinhole camera. All amounts are relative to the frame, so the same
+move rendered at another size shows the same picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from kornia.geometry.transform import warp_perspective
+from torch import Tensor
+
+from .resize import Fit, fit_frames
+
+Easing = Literal["smooth", "linear"]
+
+FOCAL_LENGTH = 2.0
+"""In half frame heights: a vertical field of view of 53 degrees."""
+
+SUPERSAMPLE = 2
+"""Warps run at twice the size, so that every frame is equally sharp and free of aliasing."""
+
+SWAY_PERIODS = (53.0, 31.0, 19.0)
+"""Frames per swing of a hand-held camera, slow to quick; strength falls with the period."""
+
+
+@dataclass(frozen=True)
+class CameraMove:
+    """Where the camera is at the end of the clip; it starts at rest on the whole photo.
+
+    Attributes
+    ----------
+    pan_x, pan_y
+        Movement to the right and down, in frame widths and heights.
+    zoom
+        Final magnification; 1 keeps the size, above 1 moves in.
+    rotate
+        Roll in degrees, clockwise as seen in the picture.
+    tilt
+        Pitch in degrees; positive looks up, so the top of the picture comes nearer.
+    sway
+        Amplitude of a hand-held sway, in frame heights.
+    easing
+        ``"smooth"`` starts and stops gently, ``"linear"`` moves evenly.
+    seed
+        Chooses the path of the sway.
+    """
+
+    pan_x: float = 0.0
+    pan_y: float = 0.0
+    zoom: float = 1.0
+    rotate: float = 0.0
+    tilt: float = 0.0
+    sway: float = 0.0
+    easing: Easing = "smooth"
+    seed: int = 0
+
+
+def _smooth(time: float) -> float:
+    return time * time * (3 - 2 * time)
+
+
+def _linear(time: float) -> float:
+    return time
+
+
+EASINGS: dict[Easing, Callable[[float], float]] = {"smooth": _smooth, "linear": _linear}
+
+
+def sway_path(frames: int, amplitude: float, seed: int) -> Tensor:
+    """Return the hand-held offset of every frame, ``[frames, 2]`` (x, y), zero at frame 0.
+
+    A sum of slow sines with seeded phases; the same seed gives the same path at any length.
+    """
+    phases = torch.rand(
+        2, len(SWAY_PERIODS), generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
+    periods = torch.tensor(SWAY_PERIODS, dtype=torch.float64)
+    strength = periods / periods.sum()
+    time = torch.arange(frames, dtype=torch.float64)[:, None, None]
+    swing = (torch.sin(2 * math.pi * (time / periods + phases)) * strength).sum(dim=-1)
+    return amplitude * (swing - swing[:1])
+
+
+def camera_homographies(frames: int, aspect: float, move: CameraMove) -> Tensor:
+    """Return the picture's movement as homographies in centered frame coordinates.
+
+    Parameters
+    ----------
+    frames
+        Number of frames, at least 1.
+    aspect
+        Width over height of the frame.
+    move
+        The camera's way.
+
+    Returns
+    -------
+    Tensor
+        ``[frames, 3, 3]`` float64; each maps a point of the photo to its place in the frame, with y
+        from -1 (top) to 1 (bottom) and x from -aspect to aspect. Frame 0 is the identity.
+    """
+    ease = EASINGS[move.easing]
+    sway = sway_path(frames, move.sway, move.seed)
+    steps = [ease(frame / max(1, frames - 1)) for frame in range(frames)]
+    return torch.stack(
+        [_homography(step, aspect, move, *sway[i].tolist()) for i, step in enumerate(steps)]
+    )
+
+
+def _homography(
+    step: float, aspect: float, move: CameraMove, sway_x: float, sway_y: float
+) -> Tensor:
+    roll, pitch = math.radians(move.rotate * step), math.radians(move.tilt * step)
+    zoom = move.zoom**step  # even in ratio, as a camera that moves at constant speed looks
+    shift_x = -2 * aspect * move.pan_x * step - 2 * sway_x
+    shift_y = -2 * move.pan_y * step - 2 * sway_y
+    cos_r, sin_r, cos_p, sin_p = math.cos(roll), math.sin(roll), math.cos(pitch), math.sin(pitch)
+    lens = torch.diag(torch.tensor([FOCAL_LENGTH, FOCAL_LENGTH, 1.0], dtype=torch.float64))
+    tilt = torch.tensor([[1, 0, 0], [0, cos_p, -sin_p], [0, sin_p, cos_p]], dtype=torch.float64)
+    turn = torch.tensor([[cos_r, -sin_r, 0], [sin_r, cos_r, 0], [0, 0, 1]], dtype=torch.float64)
+    place = torch.tensor([[zoom, 0, shift_x], [0, zoom, shift_y], [0, 0, 1]], dtype=torch.float64)
+    homography: Tensor = place @ turn @ lens @ tilt @ torch.linalg.inv(lens)
+    return homography
+
+
+def _to_pixels(homographies: Tensor, width: int, height: int) -> Tensor:
+    half = height / 2
+    to_frame = torch.tensor(
+        [[1 / half, 0, (0.5 - width / 2) / half], [0, 1 / half, (0.5 - half) / half], [0, 0, 1]],
+        dtype=torch.float64,
+    )
+    pixels: Tensor = torch.linalg.inv(to_frame) @ homographies @ to_frame
+    return pixels
+
+
+def camera_motion(
+    photo: Tensor, width: int, height: int, frames: int, move: CameraMove, fit: Fit = "crop"
+) -> Tensor:
+    """Render a camera move over a photo.
+
+    Parameters
+    ----------
+    photo
+        ``[1, H, W, C]`` float, 0..1; the full-size photo gives the sharpest zoom.
+    width, height
+        Size of the clip in pixels.
+    frames
+        Number of frames, at least 1.
+    move
+        The camera's way. Where it leaves the photo, the photo is mirrored.
+    fit
+        Framing of the photo, see `resize.fit_frames`.
+
+    Returns
+    -------
+    Tensor
+        ``[frames, height, width, 3]`` float32, 0..1; frame 0 is the photo at rest.
+    """
+    big_width, big_height = width * SUPERSAMPLE, height * SUPERSAMPLE
+    plane = fit_frames(photo, big_width, big_height, fit).movedim(-1, 1).float()
+    homographies = camera_homographies(frames, width / height, move)
+    warps = _to_pixels(homographies, big_width, big_height).to(plane)
+    clip = plane.new_empty(frames, height, width, 3)
+    for frame, warp in enumerate(warps):
+        view = warp_perspective(
+            plane, warp[None], (big_height, big_width), mode="bilinear", padding_mode="reflection"
+        )
+        clip[frame] = F.avg_pool2d(view, SUPERSAMPLE)[0].movedim(0, -1)
+    return clip.clamp_(0, 1)

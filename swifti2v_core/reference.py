@@ -1,0 +1,126 @@
+"""The hybrid reference: the low-resolution motion, enlarged, with the photo as frame 0.
+
+SwiftI2V, method figure ("Hybrid Reference Construction"): the Stage I clip is upsampled and its
+first frame replaced by the input image; the encoded result is ``z_ref``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .geometry import FRAMES_PER_LATENT
+from .resize import Fit, Kernel, fit_frames, resize
+
+
+@dataclass(frozen=True)
+class ReferenceSettings:
+    """How a reference is built.
+
+    Attributes
+    ----------
+    width, height
+        Size of the result in pixels.
+    frames
+        Number of frames of the result, 4n+1.
+    fit
+        How photo and motion meet the proportions of the result, see `resize.fit_frames`.
+    kernel
+        Kernel that enlarges the motion.
+    """
+
+    width: int
+    height: int
+    frames: int
+    fit: Fit = "crop"
+    kernel: Kernel = "bicubic"
+
+
+def resample_indices(count: int, target: int) -> list[int]:
+    """Return which of ``count`` frames stand for ``target`` frames evenly spread over their time.
+
+    First and last frame are kept. Frames are repeated or skipped, never blended: a blend shows
+    moving things twice, and Stage II would draw both.
+    """
+    if target == 1:
+        return [0]
+    return [(2 * i * (count - 1) + target - 1) // (2 * (target - 1)) for i in range(target)]
+
+
+def match_color(frames: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
+    """Return ``frames * gain + offset`` per channel, clamped to 0..1."""
+    return (frames * gain + offset).clamp_(0, 1)
+
+
+def color_transfer(motion_frame: Tensor, photo: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the per-channel gain and offset that give a frame the photo's mean and spread.
+
+    Parameters
+    ----------
+    motion_frame
+        ``[1, h, w, 3]``, frame 0 of the motion clip.
+    photo
+        ``[1, H, W, 3]``, the photo with the same framing.
+
+    Returns
+    -------
+    tuple of Tensor
+        Gain and offset, ``[3]`` each. Measured once on frame 0 and applied to every frame, so that
+        a change of light in the clip survives.
+    """
+    small = resize(photo, motion_frame.shape[2], motion_frame.shape[1]).flatten(0, 2)
+    pixels = motion_frame.flatten(0, 2)
+    # A flat channel has no spread to scale; it is only moved.
+    spread, wanted = pixels.std(dim=0), small.std(dim=0)
+    gain = (wanted / spread.clamp_min(1e-4)).where(spread > 1e-4, spread.new_ones(()))
+    return gain, small.mean(dim=0) - pixels.mean(dim=0) * gain
+
+
+def reference_chunks(
+    photo: Tensor, motion: Tensor, settings: ReferenceSettings, color_match: bool = False
+) -> Iterator[Tensor]:
+    """Build the pixel reference piece by piece, as a causal video autoencoder wants it.
+
+    Parameters
+    ----------
+    photo
+        ``[1, H, W, C]`` float, 0..1, any size.
+    motion
+        ``[F, h, w, C]`` float, 0..1, any size; resampled in time to ``settings.frames``.
+    settings
+        Geometry of the result.
+    color_match
+        Give the motion the photo's color statistics, see `color_transfer`.
+
+    Yields
+    ------
+    Tensor
+        First the photo alone, ``[1, height, width, 3]``, then four frames at a time.
+    """
+    width, height = settings.width, settings.height
+    fitted_photo = fit_frames(photo, width, height, settings.fit)
+    yield fitted_photo
+    indices = resample_indices(motion.shape[0], settings.frames)[1:]
+    transfer = None
+    if color_match:
+        first = fit_frames(motion[:1], width, height, settings.fit, settings.kernel)
+        transfer = color_transfer(first, fitted_photo)
+    for start in range(0, len(indices), FRAMES_PER_LATENT):
+        chunk = motion[indices[start : start + FRAMES_PER_LATENT]]
+        chunk = fit_frames(chunk, width, height, settings.fit, settings.kernel)
+        yield chunk if transfer is None else match_color(chunk, *transfer)
+
+
+def build_reference(
+    photo: Tensor, motion: Tensor, settings: ReferenceSettings, color_match: bool = False
+) -> Tensor:
+    """Return the whole pixel reference, ``[frames, height, width, 3]``, filled chunk by chunk."""
+    shape = (settings.frames, settings.height, settings.width, 3)
+    reference = photo.new_empty(shape)
+    filled = 0
+    for chunk in reference_chunks(photo, motion, settings, color_match):
+        reference[filled : filled + len(chunk)] = chunk
+        filled += len(chunk)
+    return reference

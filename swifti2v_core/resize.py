@@ -1,0 +1,119 @@
+"""Antialiased resizing of frames in the host's pixel layout, ``[F, H, W, 3]`` in 0..1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Kernel = Literal["bicubic", "lanczos"]
+Fit = Literal["crop", "pad"]
+
+LANCZOS_LOBES = 3
+
+
+def resize(frames: Tensor, width: int, height: int, kernel: Kernel = "bicubic") -> Tensor:
+    """Resize frames with an antialiased kernel.
+
+    Parameters
+    ----------
+    frames
+        ``[F, H, W, 3]`` float, 0..1.
+    width, height
+        Size of the result in pixels.
+    kernel
+        ``"bicubic"`` (a = -0.5 as in PIL) or ``"lanczos"`` (three lobes, a little crisper).
+
+    Returns
+    -------
+    Tensor
+        ``[F, height, width, 3]`` clamped to 0..1.
+    """
+    if frames.shape[1:3] == (height, width):
+        return frames
+    resized = RESIZERS[kernel](frames.movedim(-1, 1), height, width)
+    return resized.clamp_(0, 1).movedim(1, -1)
+
+
+def _bicubic(frames: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(
+        frames, size=(height, width), mode="bicubic", antialias=True, align_corners=False
+    )
+
+
+def _lanczos(frames: Tensor, height: int, width: int) -> Tensor:
+    rows = lanczos_weights(frames.shape[-2], height).to(frames)
+    columns = lanczos_weights(frames.shape[-1], width).to(frames)
+    return rows @ frames @ columns.T
+
+
+RESIZERS: dict[Kernel, Callable[[Tensor, int, int], Tensor]] = {
+    "bicubic": _bicubic,
+    "lanczos": _lanczos,
+}
+
+
+def lanczos_weights(size: int, target: int) -> Tensor:
+    """Return the ``[target, size]`` matrix that resamples one axis with a Lanczos-3 kernel.
+
+    The kernel widens when shrinking (antialias) and is renormalized at the borders, as in PIL.
+    """
+    scale = size / target
+    support = max(1.0, scale)
+    centers = (torch.arange(target, dtype=torch.float64) + 0.5) * scale - 0.5
+    offsets = torch.arange(size, dtype=torch.float64) - centers[:, None]
+    distance = offsets / support
+    weights = torch.sinc(distance) * torch.sinc(distance / LANCZOS_LOBES)
+    weights = torch.where(distance.abs() < LANCZOS_LOBES, weights, torch.zeros_like(weights))
+    return (weights / weights.sum(dim=1, keepdim=True)).to(torch.float32)
+
+
+def fit_frames(
+    frames: Tensor, width: int, height: int, fit: Fit = "crop", kernel: Kernel = "bicubic"
+) -> Tensor:
+    """Bring frames to a size without changing their proportions.
+
+    Parameters
+    ----------
+    frames
+        ``[F, H, W, C]`` float, 0..1; channels after the third (alpha) are dropped.
+    width, height
+        Size of the result in pixels.
+    fit
+        ``"crop"`` covers the size and cuts what hangs over, centered; ``"pad"`` shows everything
+        and fills the rest with black.
+    kernel
+        See `resize`.
+
+    Returns
+    -------
+    Tensor
+        ``[F, height, width, 3]``, 0..1.
+    """
+    return FITS[fit](frames[..., :3], width, height, kernel)
+
+
+def _crop(frames: Tensor, width: int, height: int, kernel: Kernel) -> Tensor:
+    source_height, source_width = frames.shape[1:3]
+    # Cutting first keeps a tall photo from being enlarged far beyond the target.
+    keep_width = min(source_width, max(1, round(source_height * width / height)))
+    keep_height = min(source_height, max(1, round(source_width * height / width)))
+    left, top = (source_width - keep_width) // 2, (source_height - keep_height) // 2
+    kept = frames[:, top : top + keep_height, left : left + keep_width]
+    return resize(kept, width, height, kernel)
+
+
+def _pad(frames: Tensor, width: int, height: int, kernel: Kernel) -> Tensor:
+    scale = min(width / frames.shape[2], height / frames.shape[1])
+    inner_width = min(width, max(1, round(frames.shape[2] * scale)))
+    inner_height = min(height, max(1, round(frames.shape[1] * scale)))
+    inner = resize(frames, inner_width, inner_height, kernel)
+    left, top = (width - inner_width) // 2, (height - inner_height) // 2
+    right, bottom = width - inner_width - left, height - inner_height - top
+    return F.pad(inner, (0, 0, left, right, top, bottom))
+
+
+FITS: dict[Fit, Callable[[Tensor, int, int, Kernel], Tensor]] = {"crop": _crop, "pad": _pad}
