@@ -109,14 +109,10 @@ def camera_homographies(frames: int, aspect: float, move: CameraMove) -> Tensor:
     ease = EASINGS[move.easing]
     sway = sway_path(frames, move.sway, move.seed)
     steps = [ease(frame / max(1, frames - 1)) for frame in range(frames)]
-    return torch.stack(
-        [_homography(step, aspect, move, *sway[i].tolist()) for i, step in enumerate(steps)]
-    )
+    return torch.stack([_homography(step, aspect, move, *sway[i].tolist()) for i, step in enumerate(steps)])
 
 
-def _homography(
-    step: float, aspect: float, move: CameraMove, sway_x: float, sway_y: float
-) -> Tensor:
+def _homography(step: float, aspect: float, move: CameraMove, sway_x: float, sway_y: float) -> Tensor:
     roll, pitch = math.radians(move.rotate * step), math.radians(move.tilt * step)
     zoom = move.zoom**step  # even in ratio, as a camera that moves at constant speed looks
     shift_x = -2 * aspect * move.pan_x * step - 2 * sway_x

@@ -39,9 +39,7 @@ def resize(frames: Tensor, width: int, height: int, kernel: Kernel = "bicubic") 
 
 
 def _bicubic(frames: Tensor, height: int, width: int) -> Tensor:
-    return F.interpolate(
-        frames, size=(height, width), mode="bicubic", antialias=True, align_corners=False
-    )
+    return F.interpolate(frames, size=(height, width), mode="bicubic", antialias=True, align_corners=False)
 
 
 def _lanczos(frames: Tensor, height: int, width: int) -> Tensor:

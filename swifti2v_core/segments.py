@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
 from torch import Tensor
 
 from .plan import Segment
@@ -58,3 +59,18 @@ def run_segments(
         first, last = segment.noisy[0], segment.noisy[-1]
         latents[:, :, first : last + 1] = result[:, :, segment.clean :].to(latents)
         yield segment
+
+
+def clean_mask(frames: int, clean: int, height: int, width: int) -> Tensor:
+    """Return the noise mask ``[1, 1, frames, height, width]``: 0 on clean frames, 1 elsewhere.
+
+    Parameters
+    ----------
+    frames, clean
+        Latent frames and how many leading ones are clean.
+    height, width
+        Size of the latent.
+    """
+    mask = torch.ones(1, 1, frames, height, width)
+    mask[:, :, :clean] = 0
+    return mask

@@ -40,9 +40,7 @@ def test_both_layouts_equal_masked_attention(parts):
     context = ReadOnlyContext(4)
     result = context.attend_window(heads_first, *parts, slot=("a", 0), token_dim=2, output_dim=2)
     assert torch.allclose(result, expected, atol=1e-6)
-    result = context.attend_window(
-        flat, *map(to_flat, parts), slot=("b", 0), token_dim=1, output_dim=1
-    )
+    result = context.attend_window(flat, *map(to_flat, parts), slot=("b", 0), token_dim=1, output_dim=1)
     assert torch.allclose(result, to_flat(expected), atol=1e-6)
 
 

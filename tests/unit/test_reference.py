@@ -27,9 +27,7 @@ def pil_resize(frame, width, height, kernel):
 
 
 @pytest.mark.parametrize("size", [(160, 96), (31, 17), (90, 200)])
-@pytest.mark.parametrize(
-    ("kernel", "pil"), [("bicubic", Image.BICUBIC), ("lanczos", Image.LANCZOS)]
-)
+@pytest.mark.parametrize(("kernel", "pil"), [("bicubic", Image.BICUBIC), ("lanczos", Image.LANCZOS)])
 def test_resize_equals_pil(size, kernel, pil):
     source = photo(60, 100)
     ours = resize(source, *size, kernel)[0]

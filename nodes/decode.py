@@ -1,0 +1,130 @@
+"""From latent to IMAGE or to a video file."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from comfy_api.latest import InputImpl, io, ui
+
+from . import checks, host
+from .video_file import CODECS, VideoFile
+
+CATEGORY = "SwiftI2V"
+
+
+class TiledVAEDecode(io.ComfyNode):
+    """Decode a latent to frames."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SwiftI2V_TiledVAEDecode",
+            display_name="SwiftI2V Tiled VAE Decode",
+            category=CATEGORY,
+            description="Decodes a video latent to frames for other nodes. A 2560x1408 frame takes "
+            "43 MB of RAM; to save a video, Decode to Video needs far less.",
+            search_aliases=["vae decode video", "swifti2v"],
+            inputs=[
+                io.Latent.Input("samples", tooltip="The latent to decode, from a segment sampler."),
+                io.Vae.Input(
+                    "vae",
+                    tooltip="The VAE that made the latent: Wan2.2 (48 channels) for Stage II.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="images", tooltip="All frames, clip after clip.")],
+        )
+
+    @classmethod
+    def execute(cls, samples: dict, vae: object) -> io.NodeOutput:
+        checks.vae(vae)
+        latent = checks.latent(samples, "samples", channels=host.vae_channels(vae))
+        return io.NodeOutput(host.decode(vae, latent))
+
+
+class DecodeToVideo(io.ComfyNode):
+    """Decode a latent into a video file that carries the workflow."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SwiftI2V_DecodeToVideo",
+            display_name="SwiftI2V Decode to Video",
+            category=CATEGORY,
+            description="Decodes a video latent and writes it to a file in the output folder. Drop the "
+            "file on ComfyUI to get the workflow back.",
+            search_aliases=["save video", "mp4", "webm", "swifti2v"],
+            inputs=[
+                io.Latent.Input("samples", tooltip="The latent to decode, one clip."),
+                io.Vae.Input(
+                    "vae",
+                    tooltip="The VAE that made the latent: Wan2.2 (48 channels) for Stage II.",
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="video/SwiftI2V",
+                    tooltip="Folder and start of the file name inside ComfyUI's output folder; a number "
+                    "is added. Placeholders such as %year% work.",
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=16.0,
+                    min=1.0,
+                    max=240.0,
+                    step=0.01,
+                    tooltip="Frames per second. Default 16, the rate of Wan2.2-I2V-A14B; TI2V-5B was "
+                    "trained at 24.",
+                ),
+                io.Combo.Input(
+                    "codec",
+                    options=list(CODECS),
+                    default="h264",
+                    tooltip="h264 (MP4) plays everywhere; vp9 and av1 (WebM) make smaller files and take "
+                    "longer to write.",
+                ),
+                io.Int.Input(
+                    "crf",
+                    default=17,
+                    min=0,
+                    max=63,
+                    tooltip="Quality of the file: lower is better and larger. Default 17, visually "
+                    "lossless in h264; 25 to 32 suits vp9 and av1. At most 51 for h264.",
+                ),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+            outputs=[io.Video.Output(display_name="video", tooltip="The written file.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        samples: dict,
+        vae: object,
+        filename_prefix: str,
+        fps: float,
+        codec: str,
+        crf: int,
+    ) -> io.NodeOutput:
+        checks.vae(vae)
+        latent = checks.latent(samples, "samples", channels=host.vae_channels(vae))
+        if len(latent) != 1:
+            raise ValueError(
+                f"samples is a batch of {len(latent)} clips, but a file holds one; "
+                "pick one with LatentFromBatch."
+            )
+        chosen = CODECS[codec]
+        if crf > chosen.highest_crf:
+            raise ValueError(
+                f"crf is {crf}, but {codec} knows 0 to {chosen.highest_crf}; "
+                f"the nearest valid value is {chosen.highest_crf}."
+            )
+        frames = host.decode(vae, latent)
+        height, width = frames.shape[1:3]
+        path, file, subfolder = host.save_path(filename_prefix, chosen.extension, width, height)
+        tags = host.workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
+        rate = Fraction(fps).limit_denominator(1000)
+        with VideoFile(path, width, height, rate, chosen, crf, tags) as video:
+            for frame in frames:
+                video.write(frame)
+        preview = ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.output)])
+        return io.NodeOutput(InputImpl.VideoFromFile(path), ui=preview)

@@ -1,0 +1,443 @@
+"""The only door to ComfyUI's internals; every use says why the public API does not do.
+
+``comfy_api`` covers schemas and sockets. Models, samplers, guiders, previews and folders have no
+public API yet, so the few names used are gathered here.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.model_sampling
+import comfy.sample
+import comfy.samplers
+import comfy.sd
+import comfy.utils
+import folder_paths
+import latent_preview
+import torch
+from comfy.cli_args import args
+from comfy.model_patcher import create_model_options_clone
+from comfy.patcher_extension import WrappersMP
+from safetensors import safe_open
+
+from ..swifti2v_core.attention import ReadOnlyContext
+
+logger = logging.getLogger("SwiftI2V")
+
+KEY = "SwiftI2V"
+"""Our name among wrappers and transformer options."""
+
+NOISY_ALONE = f"{KEY}_noisy_alone"
+"""Transformer option of one forward: the clean frames are left out, their keys and values kept."""
+
+LAST_BLOCK = f"{KEY}_last_block"
+"""Transformer option of one forward: the block whose self-attention has run."""
+
+WEIGHT_DTYPES = {
+    "default": {},
+    "fp8_e4m3fn": {"dtype": torch.float8_e4m3fn},
+    "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
+    "fp8_e5m2": {"dtype": torch.float8_e5m2},
+}
+"""The same choices as ComfyUI's own diffusion model loader."""
+
+# --- Files ----------------------------------------------------------------------------------------
+
+
+def model_files(folder: str) -> list[str]:
+    """Return the model files of a ComfyUI folder, extra model paths included."""
+    return folder_paths.get_filename_list(folder)
+
+
+def input_channels_of_file(name: str) -> int | None:
+    """Read the input channels of a Wan checkpoint from its header, without loading it.
+
+    Returns
+    -------
+    int or None
+        None when the file is no safetensors file or holds no Wan patch embedding.
+    """
+    path = folder_paths.get_full_path_or_raise("diffusion_models", name)
+    if not path.endswith((".safetensors", ".sft")):
+        return None
+    with safe_open(path, framework="pt") as weights:
+        for key in weights.keys():  # noqa: SIM118 (safe_open is no mapping)
+            if key.endswith("patch_embedding.weight"):
+                return weights.get_slice(key).get_shape()[1]
+    return None
+
+
+def load_model(name: str, weight_dtype: str) -> Any:
+    """Load a diffusion model as ComfyUI's own loader does."""
+    path = folder_paths.get_full_path_or_raise("diffusion_models", name)
+    return comfy.sd.load_diffusion_model(path, model_options=dict(WEIGHT_DTYPES[weight_dtype]))
+
+
+def apply_lora(model: Any, name: str, strength: float) -> Any:
+    """Return a clone of ``model`` with a LoRA file applied, as ``LoraLoaderModelOnly`` does."""
+    path = folder_paths.get_full_path_or_raise("loras", name)
+    lora = comfy.utils.load_torch_file(path, safe_load=True)
+    patched, _ = comfy.sd.load_lora_for_models(model, None, lora, strength, 0)
+    return patched
+
+
+def save_path(prefix: str, extension: str, width: int, height: int) -> tuple[str, str, str]:
+    """Return (full path, file name, subfolder) of a new file in ComfyUI's output folder.
+
+    ComfyUI refuses prefixes that leave the output folder.
+    """
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+        prefix, folder_paths.get_output_directory(), width, height
+    )
+    file = f"{name}_{counter:05}_.{extension}"
+    return os.path.join(folder, file), file, subfolder
+
+
+def workflow_metadata(prompt: Any, extra: dict[str, Any] | None) -> dict[str, str]:
+    """Return the tags that let ComfyUI restore the graph from a file; empty if the user said no."""
+    if args.disable_metadata:
+        return {}
+    tags = {name: json.dumps(value) for name, value in (extra or {}).items()}
+    return tags if prompt is None else {"prompt": json.dumps(prompt), **tags}
+
+
+# --- Models ---------------------------------------------------------------------------------------
+
+
+def input_channels(model: Any) -> int:
+    """Return the channels that a Wan model takes (noisy latent and concatenated conditions)."""
+    return model.get_model_object("diffusion_model").in_dim
+
+
+def latent_channels(model: Any) -> int:
+    """Return the channels of the latents that a model generates."""
+    return model.get_model_object("latent_format").latent_channels
+
+
+def is_wan(model: Any) -> bool:
+    """Tell whether a MODEL is of the Wan family, whose windows this pack knows how to place."""
+    network = model.get_model_object("diffusion_model")
+    return hasattr(network, "rope_encode") and hasattr(network, "forward_orig")
+
+
+def model_shift(model: Any) -> float:
+    """Return the resolution shift of a flow model."""
+    return float(getattr(model.get_model_object("model_sampling"), "shift", 1.0))
+
+
+def with_shift(model: Any, shift: float) -> Any:
+    """Return a clone of ``model`` with another resolution shift; the input keeps its own."""
+    clone = model.clone()
+
+    class FlowSampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
+        pass
+
+    # Built from the model's own settings, like ComfyUI's ModelSamplingSD3 node.
+    sampling = FlowSampling(model.model.model_config)
+    sampling.set_parameters(shift=shift, multiplier=1000)
+    clone.add_object_patch("model_sampling", sampling)
+    return clone
+
+
+def empty_conditioning(model: Any) -> list[Any]:
+    """Return a CONDITIONING without text, for graphs that load no text encoder."""
+    width = getattr(model.get_model_object("diffusion_model"), "text_dim", 4096)
+    return [[torch.zeros(1, 8, width), {}]]
+
+
+def extend_conditioning(conditioning: Any, values: dict[str, Any]) -> Any:
+    """Return a copy of a CONDITIONING with ``values`` added to every entry."""
+    return [[text, {**options, **values}] for text, options in conditioning]
+
+
+# --- Sampling -------------------------------------------------------------------------------------
+
+
+def sampler_names() -> list[str]:
+    """Return the samplers that ComfyUI offers."""
+    return list(comfy.samplers.SAMPLER_NAMES)
+
+
+def sampler_object(name: str) -> Any:
+    """Return a SAMPLER by name."""
+    return comfy.samplers.sampler_object(name)
+
+
+def cfg_guider(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
+    """Return a GUIDER with classifier-free guidance; 1 skips the negative prompt."""
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider
+
+
+@dataclass(frozen=True)
+class SeededNoise:
+    """A NOISE that draws ComfyUI's noise of a seed."""
+
+    seed: int
+
+    def generate_noise(self, latent: dict[str, Any]) -> torch.Tensor:
+        """Return noise in the shape of ``latent["samples"]``."""
+        return comfy.sample.prepare_noise(latent["samples"], self.seed, latent.get("batch_index"))
+
+
+def sample(
+    guider: Any,
+    noise: torch.Tensor,
+    latent: torch.Tensor,
+    sampler: Any,
+    sigmas: torch.Tensor,
+    *,
+    mask: torch.Tensor | None,
+    callback: Callable[..., None],
+    seed: int,
+) -> torch.Tensor:
+    """Run one native sampling and bring the result to where ComfyUI keeps latents."""
+    result = guider.sample(
+        noise,
+        latent,
+        sampler,
+        sigmas,
+        denoise_mask=mask,
+        callback=callback,
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    return to_storage(result)
+
+
+def to_storage(latent: torch.Tensor) -> torch.Tensor:
+    """Move a latent to the device where ComfyUI keeps results between nodes."""
+    return latent.to(device=comfy.model_management.intermediate_device(), dtype=torch.float32)
+
+
+class SamplingProgress:
+    """One progress bar over several samplings, with a preview of the frames being made.
+
+    Parameters
+    ----------
+    model
+        The MODEL being sampled; its latent format chooses the previewer.
+    total
+        Steps of all samplings together.
+    """
+
+    def __init__(self, model: Any, total: int) -> None:
+        self._bar = comfy.utils.ProgressBar(total)
+        self._total = total
+        self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+
+    def callback(self, done: int, first_frame: int = 0) -> Callable[..., None]:
+        """Return the step callback of one sampling.
+
+        Parameters
+        ----------
+        done
+            Steps finished before this sampling.
+        first_frame
+            First latent frame to preview: ComfyUI's previewers show the first one they are given,
+            which in a window is the photo and would never change.
+        """
+
+        def on_step(step: int, denoised: torch.Tensor, _noisy: torch.Tensor, _steps: int) -> None:
+            preview = None
+            if self._previewer:
+                frames = denoised[:, :, first_frame:]
+                preview = self._previewer.decode_latent_to_preview_image("JPEG", frames)
+            self._bar.update_absolute(done + step + 1, self._total, preview)
+
+        return on_step
+
+    def finish(self, done: int) -> None:
+        """Move the bar to ``done`` steps, also where a sampler called back less often."""
+        self._bar.update_absolute(done, self._total)
+
+
+# --- Windows --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WindowView:
+    """What the model must know of the window it is given, carried in the transformer options.
+
+    Attributes
+    ----------
+    positions
+        Time position of every latent frame of the window.
+    clean
+        Number of leading clean frames.
+    read_only
+        Kept keys and values of the clean frames, or None for bidirectional context.
+    """
+
+    positions: tuple[int, ...]
+    clean: int
+    read_only: ReadOnlyContext | None = None
+
+
+def window_guider(guider: Any) -> Any:
+    """Return a copy of a GUIDER whose model places windows; the guider given stays as it is.
+
+    The model is a clone with one more wrapper, the innermost, so that wrappers of other packs run
+    around it.
+    """
+    clone = copy.copy(guider)
+    clone.model_patcher = guider.model_patcher.clone()
+    clone.model_patcher.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _window_forward)
+    return clone
+
+
+def aim_guider(clone: Any, guider: Any, view: WindowView, concat_latent: torch.Tensor | None) -> None:
+    """Point a guider from `window_guider` at one window.
+
+    Parameters
+    ----------
+    clone
+        The guider to change.
+    guider
+        The GUIDER it was made from: conditions and options are taken from it anew.
+    view
+        The window.
+    concat_latent
+        Reference channels of the window, ``[B, 48, W, h, w]`` in VAE space, or None for plain
+        weights.
+    """
+    clone.model_options = create_model_options_clone(guider.model_options)
+    options = clone.model_options.setdefault("transformer_options", {})
+    options[KEY] = view
+    if view.read_only is not None:
+        options["optimized_attention_override"] = _read_only_override(
+            options.get("optimized_attention_override")
+        )
+    added = {} if concat_latent is None else {"concat_latent_image": concat_latent}
+    clone.original_conds = {
+        name: [{**condition, **added} for condition in conditions]
+        for name, conditions in guider.original_conds.items()
+    }
+
+
+def _window_forward(
+    executor: Any,
+    x: torch.Tensor,
+    timestep: torch.Tensor,
+    context: torch.Tensor,
+    clip_fea: torch.Tensor | None = None,
+    time_dim_concat: torch.Tensor | None = None,
+    transformer_options: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Run the Wan network on a window with the window's own time positions.
+
+    ``WanModel._forward`` numbers the frames 0, 1, 2, …; core's context windows cannot say otherwise.
+    So the network's ``forward_orig`` is called with rotary frequencies put together per frame.
+    """
+    options = {} if transformer_options is None else transformer_options
+    view: WindowView = options[KEY]
+    network = executor.class_obj
+    kept = view.read_only is not None and view.read_only.holds(_conditioning(options))
+    skipped = view.clean if kept else 0
+    noisy_timestep = timestep[:, skipped:] if timestep.ndim > 1 else timestep
+    options[NOISY_ALONE] = kept
+    result = network.forward_orig(
+        x[:, :, skipped:],
+        noisy_timestep,
+        context,
+        clip_fea=clip_fea,
+        freqs=_frequencies(network, x, view.positions[skipped:], options),
+        transformer_options=options,
+        **kwargs,
+    )
+    # Clean frames are replaced by the sampler's mask; any value will do.
+    missing = (0, 0, 0, 0, skipped, 0)
+    return torch.nn.functional.pad(result, missing) if skipped else result
+
+
+def _frequencies(
+    network: Any, x: torch.Tensor, positions: tuple[int, ...], options: dict[str, Any]
+) -> torch.Tensor:
+    # rope_encode scales a range by scale_t; one frame has no range, so its start is scaled here.
+    scale = (options.get("rope_options") or {}).get("scale_t", 1.0)
+    height, width = x.shape[-2:]
+    parts = [
+        network.rope_encode(
+            1,
+            height,
+            width,
+            t_start=position * scale,
+            device=x.device,
+            dtype=x.dtype,
+            transformer_options=options,
+        )
+        for position in positions
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def _conditioning(options: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what tells the batches of one forward apart: ComfyUI's ids of its conditions."""
+    return tuple(options.get("uuids", ()))
+
+
+def _read_only_override(previous: Callable[..., torch.Tensor] | None) -> Callable[..., Any]:
+    """Return an attention override for read-only context, around the one that was there before."""
+
+    def override(
+        attention: Callable[..., torch.Tensor],
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        heads: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            if previous is None:
+                return attention(q, k, v, heads, *args, **kwargs)
+            return previous(attention, q, k, v, heads, *args, **kwargs)
+
+        options = kwargs.get("transformer_options") or {}
+        view = options.get(KEY)
+        block = options.get("block_index")
+        # Of a block's attentions the first is self-attention. ComfyUI copies the options for every
+        # forward, so the mark vanishes with it.
+        if view is None or options.get(LAST_BLOCK) == block:
+            return attend(query, key, value)
+        options[LAST_BLOCK] = block
+        token_dim = 2 if kwargs.get("skip_reshape") else 1
+        output_dim = 2 if kwargs.get("skip_output_reshape") else 1
+        slot = (_conditioning(options), block)
+        if options.get(NOISY_ALONE):
+            return view.read_only.attend_noisy(attend, query, key, value, slot=slot, token_dim=token_dim)
+        return view.read_only.attend_window(
+            attend, query, key, value, slot=slot, token_dim=token_dim, output_dim=output_dim
+        )
+
+    return override
+
+
+# --- Autoencoders ---------------------------------------------------------------------------------
+
+
+def vae_channels(vae: Any) -> int:
+    """Return the latent channels of a VAE."""
+    return vae.latent_channels
+
+
+def encode(vae: Any, frames: torch.Tensor) -> torch.Tensor:
+    """Encode frames ``[F, H, W, 3]`` to a video latent ``[1, C, T, h, w]``."""
+    return to_storage(vae.encode(frames))
+
+
+def decode(vae: Any, latent: torch.Tensor) -> torch.Tensor:
+    """Decode a latent ``[B, C, T, h, w]`` to frames ``[B * F, H, W, 3]``."""
+    frames = vae.decode(latent)
+    return frames.flatten(0, 1) if frames.ndim == 5 else frames

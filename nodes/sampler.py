@@ -1,0 +1,344 @@
+"""Stage II: the CSG segment sampler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..swifti2v_core.attention import ReadOnlyContext
+from ..swifti2v_core.geometry import tokens_per_latent_frame
+from ..swifti2v_core.plan import Segment, clamped_positions, plan_segments, true_positions
+from ..swifti2v_core.segments import clean_mask, run_segments, take_window
+from ..swifti2v_core.sigmas import check_denoise, flow_sigmas
+from . import checks, host, widgets
+
+CATEGORY = "SwiftI2V"
+
+POSITIONS = {"true": true_positions, "clamped": clamped_positions}
+CONTEXTS = ("bidirectional", "read-only")
+
+
+@dataclass(frozen=True)
+class WindowOptions:
+    """How windows are cut and shown to the model.
+
+    Attributes
+    ----------
+    segment_frames, neighbors
+        M and N.
+    context
+        One of `CONTEXTS`.
+    time_positions
+        A key of `POSITIONS`.
+    """
+
+    segment_frames: int
+    neighbors: int
+    context: str
+    time_positions: str
+
+    def plan(self, latent_frames: int) -> list[Segment]:
+        """Return the segments of a clip; raises ValueError if the options do not fit it."""
+        segments = plan_segments(latent_frames, self.segment_frames, self.neighbors)
+        for segment in segments:
+            self.positions(segment)
+        return segments
+
+    def positions(self, segment: Segment) -> tuple[int, ...]:
+        """Return the time positions of a segment's window."""
+        return POSITIONS[self.time_positions](segment)
+
+    def view(self, segment: Segment, height: int, width: int) -> host.WindowView:
+        """Return what the model must know of a window of latents of a size."""
+        clean_tokens = segment.clean * tokens_per_latent_frame(height * 16, width * 16)
+        read_only = ReadOnlyContext(clean_tokens) if self.context == "read-only" else None
+        return host.WindowView(self.positions(segment), segment.clean, read_only)
+
+
+def _window_inputs() -> list[io.Input]:
+    return [
+        io.Int.Input(
+            "segment_frames",
+            default=3,
+            min=1,
+            max=1000,
+            tooltip="Latent frames made at a time (M); one is 4 video frames. Default 3, what the paper "
+            "and the weights use. Larger windows cost more memory and time per token. At least 1; as "
+            "large as the clip gives ordinary sampling.",
+        ),
+        io.Int.Input(
+            "neighbors",
+            default=1,
+            min=0,
+            max=1000,
+            tooltip="Finished latent frames before the segment that the model sees (N). Default 1, what "
+            "the paper uses. 0 is faster and joins segments worse; more cost memory. Not more than "
+            "the clip has.",
+        ),
+        io.Combo.Input(
+            "context",
+            options=list(CONTEXTS),
+            default="bidirectional",
+            advanced=True,
+            tooltip="Whether photo and neighbors may look at the frames being made. bidirectional "
+            "(default) is what the paper and the weights use. read-only reuses their keys and values "
+            "after the first step, which is faster and keeps about 0.65 GB per 2560x1408 latent frame "
+            "in GPU memory (TI2V-5B), but joins segments worse unless the weights were trained so.",
+        ),
+        io.Combo.Input(
+            "time_positions",
+            options=list(POSITIONS),
+            default="true",
+            advanced=True,
+            tooltip="Where in time the model believes a window is. true (default): its place in the "
+            "clip. clamped: moved back into the 31 latent frames the model was trained on, for clips "
+            "of more than 121 frames that change late in the clip.",
+        ),
+    ]
+
+
+def _z_ref_input() -> io.Latent.Input:
+    return io.Latent.Input(
+        "z_ref",
+        tooltip="The hybrid reference from SwiftI2V Anchor Encode: latent frame 0 is the photo, the "
+        "others hold the enlarged motion.",
+    )
+
+
+def _latent_output() -> io.Latent.Output:
+    return io.Latent.Output(
+        display_name="latent",
+        tooltip="The finished clip. Frame 0 is the photo's latent, bit for bit. Save it with Save "
+        "Latent before decoding if it took long.",
+    )
+
+
+class SegmentSampler(io.ComfyNode):
+    """Redraw the reference at full size, segment by segment."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SwiftI2V_SegmentSampler",
+            display_name="SwiftI2V CSG Segment Sampler (Stage II)",
+            category=CATEGORY,
+            description="Redraws the reference at full size a few frames at a time, always looking at "
+            "the photo and at the frames just finished. Memory does not grow with the length of the "
+            "video.",
+            search_aliases=["csg", "stage ii", "2k video", "swifti2v"],
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="Stage II weights from SwiftI2V Load Stage II Model or any other loader: 96 "
+                    "input channels (concat) or plain Wan2.2-TI2V-5B with 48.",
+                ),
+                _z_ref_input(),
+                *widgets.prompts("the video"),
+                widgets.seed("the detail"),
+                widgets.steps(),
+                widgets.cfg(),
+                widgets.sampler_name(),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How much is redrawn. Default 1, right for concat weights, which see the "
+                    "reference all the time. Plain weights know the motion only through it: 0.4 to "
+                    "0.6 keeps the motion and adds detail. Above 0, at most 1.",
+                ),
+                *_window_inputs(),
+                widgets.timesteps(),
+            ],
+            outputs=[_latent_output()],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        z_ref: dict[str, Any],
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        denoise: float,
+        segment_frames: int,
+        neighbors: int,
+        context: str,
+        time_positions: str,
+        positive: Any = None,
+        negative: Any = None,
+        timesteps: str = "",
+    ) -> io.NodeOutput:
+        kind = checks.stage_two_model(model)
+        reference = checks.reference(z_ref)
+        options = WindowOptions(segment_frames, neighbors, context, time_positions)
+        segments = options.plan(reference.shape[2])
+        check_denoise(denoise)
+        chosen = widgets.chosen_timesteps(timesteps, steps)
+        sigmas = flow_sigmas(chosen, host.model_shift(model), denoise)
+        prompts = checks.prompts(model, positive, negative)
+        if kind == "plain" and denoise == 1:
+            host.logger.warning(
+                "denoise is 1 with plain weights, so the motion reference has no influence; "
+                "0.4 to 0.6 keeps the motion."
+            )
+        sampling = SegmentSampling(
+            guider=host.cfg_guider(model, *prompts, cfg),
+            noise=host.SeededNoise(seed),
+            sampler=host.sampler_object(sampler_name),
+            sigmas=sigmas,
+            options=options,
+        )
+        latents = reference.to(torch.float32, copy=True)
+        return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments)})
+
+
+class SegmentSamplerAdvanced(io.ComfyNode):
+    """The segment sampler with ComfyUI's custom-sampling sockets."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SwiftI2V_SegmentSamplerAdvanced",
+            display_name="SwiftI2V CSG Segment Sampler (Advanced)",
+            category=CATEGORY,
+            description="The segment sampler with any NOISE, GUIDER, SAMPLER and SIGMAS, and with a "
+            "choice of the segments to make.",
+            search_aliases=["csg", "stage ii", "custom sampling", "swifti2v"],
+            inputs=[
+                io.Noise.Input(
+                    "noise",
+                    tooltip="Noise for the whole clip, Random Noise for example. It belongs to the "
+                    "latent frame, so the result does not depend on how the clip is cut.",
+                ),
+                io.Guider.Input(
+                    "guider",
+                    tooltip="Guider with the Stage II model, Basic Guider or CFG Guider for example.",
+                ),
+                io.Sampler.Input("sampler", tooltip="Any sampler; it runs once per segment."),
+                io.Sigmas.Input(
+                    "sigmas",
+                    tooltip="Noise schedule of every segment. Start it below 1 with plain weights, so "
+                    "that the reference keeps the motion.",
+                ),
+                _z_ref_input(),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="A clip that is finished up to start_segment, to go on from. Unconnected: "
+                    "everything is made anew. Must have the shape of z_ref.",
+                ),
+                *_window_inputs(),
+                io.Int.Input(
+                    "start_segment",
+                    default=0,
+                    min=0,
+                    max=10000,
+                    optional=True,
+                    advanced=True,
+                    tooltip="First segment to make, from 0. Default 0. More than 0 needs the latent "
+                    "that holds the segments before.",
+                ),
+                io.Int.Input(
+                    "end_segment",
+                    default=0,
+                    min=0,
+                    max=10000,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Segment before which to stop, to look at the beginning of a long clip. "
+                    "Default 0: make all. The frames after it stay as in the reference.",
+                ),
+            ],
+            outputs=[_latent_output()],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        noise: Any,
+        guider: Any,
+        sampler: Any,
+        sigmas: torch.Tensor,
+        z_ref: dict[str, Any],
+        segment_frames: int,
+        neighbors: int,
+        context: str,
+        time_positions: str,
+        latent: dict[str, Any] | None = None,
+        start_segment: int = 0,
+        end_segment: int = 0,
+    ) -> io.NodeOutput:
+        checks.custom_sampling(noise, guider, sampler, sigmas)
+        checks.stage_two_model(guider.model_patcher)
+        reference = checks.reference(z_ref)
+        options = WindowOptions(segment_frames, neighbors, context, time_positions)
+        segments = options.plan(reference.shape[2])
+        start, end = checks.segment_range(start_segment, end_segment, len(segments), latent)
+        latents = reference if latent is None else checks.latent(latent, "latent", channels=48)
+        checks.same_shape(latents, reference)
+        sampling = SegmentSampling(guider, noise, sampler, sigmas, options)
+        latents = latents.to(torch.float32, copy=True)
+        return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments[:end], start)})
+
+
+@dataclass(frozen=True)
+class SegmentSampling:
+    """One run of the segment loop over ComfyUI's own sampling."""
+
+    guider: Any
+    noise: Any
+    sampler: Any
+    sigmas: torch.Tensor
+    options: WindowOptions
+
+    def run(
+        self,
+        z_ref: dict[str, Any],
+        latents: torch.Tensor,
+        segments: list[Segment],
+        start: int = 0,
+    ) -> torch.Tensor:
+        """Generate ``segments[start:]`` into ``latents`` and return them.
+
+        Raises
+        ------
+        ValueError
+            If a segment comes out as NaN.
+        """
+        guider = host.window_guider(self.guider)
+        concat = checks.stage_two_model(self.guider.model_patcher) == "concat"
+        noise = self.noise.generate_noise(z_ref)
+        steps = len(self.sigmas) - 1
+        progress = host.SamplingProgress(guider.model_patcher, steps * (len(segments) - start))
+        height, width = latents.shape[-2:]
+
+        def denoise(segment: Segment, window: torch.Tensor) -> torch.Tensor:
+            done = steps * (segment.index - start)
+            view = self.options.view(segment, height, width)
+            # A clean frame's reference channels hold its own latent: exactly what the window holds.
+            host.aim_guider(guider, self.guider, view, window.clone() if concat else None)
+            result = host.sample(
+                guider,
+                take_window(noise, segment),
+                window,
+                self.sampler,
+                self.sigmas,
+                mask=clean_mask(len(segment.window), segment.clean, height, width),
+                callback=progress.callback(done, segment.clean),
+                # Samplers that add noise of their own must not repeat it in every segment.
+                seed=(self.noise.seed + segment.index) % 2**64,
+            )
+            progress.finish(done + steps)
+            checks.finite_segment(result, segment)
+            return result
+
+        for segment in run_segments(latents, segments, denoise, start=start):
+            host.logger.debug("Segment %d of %d is done", segment.index + 1, len(segments))
+        return host.to_storage(latents)

@@ -1,0 +1,130 @@
+"""A video file that is either complete or not there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+import torch
+from av.video.reformatter import ColorRange, Colorspace
+
+from ..swifti2v_core.pixels import to_bytes
+
+BT709 = 1
+"""Number of BT.709 in the standards' tables of primaries and transfer functions (ITU-T H.273)."""
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How one choice of the codec widget is written."""
+
+    encoder: str
+    extension: str  # also the container's name in FFmpeg
+    highest_crf: int
+    options: dict[str, str] = field(default_factory=dict)
+    container_options: dict[str, str] = field(default_factory=dict)
+
+
+CODECS = {
+    # use_metadata_tags keeps the workflow; faststart lets browsers play while loading.
+    "h264": Codec("libx264", "mp4", 51, container_options={"movflags": "use_metadata_tags+faststart"}),
+    # Bit rate 0 makes crf the only target; row-mt and cpu-used bring 2K encoding to a usable speed.
+    "vp9": Codec("libvpx-vp9", "webm", 63, {"b": "0", "row-mt": "1", "cpu-used": "4"}),
+    "av1": Codec("libsvtav1", "webm", 63, {"preset": "7"}),
+}
+
+
+class VideoFile:
+    """Writes frames one by one; when anything fails, the unfinished file is removed.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    width, height
+        Frame size in pixels, even.
+    rate
+        Frames per second.
+    codec
+        One of `CODECS`.
+    crf
+        Constant rate factor of the codec.
+    tags
+        Metadata of the file; ComfyUI looks for ``prompt`` and ``workflow``.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        width: int,
+        height: int,
+        rate: Fraction,
+        codec: Codec,
+        crf: int,
+        tags: dict[str, str],
+    ) -> None:
+        self._path = Path(path)
+        # The name is given only to a complete file; a killed process leaves a .part behind.
+        self._part = Path(f"{path}.part")
+        self._container = av.open(
+            str(self._part),
+            mode="w",
+            format=codec.extension,
+            options=dict(codec.container_options),
+        )
+        try:
+            self._container.metadata.update(tags)
+            self._stream = self._container.add_stream(
+                codec.encoder, rate=rate, options={"crf": str(crf), **codec.options}
+            )
+            self._stream.width, self._stream.height = width, height
+            self._stream.pix_fmt = "yuv420p"
+            self._mark_colors()
+        except BaseException:
+            self._discard()
+            raise
+
+    def _mark_colors(self) -> None:
+        # Unmarked HD video is BT.709 to players but BT.601 to FFmpeg's converter: colors would shift.
+        context = self._stream.codec_context
+        context.color_range = ColorRange.MPEG
+        context.colorspace = Colorspace.ITU709
+        context.color_primaries = BT709
+        context.color_trc = BT709
+
+    def write(self, frame: torch.Tensor) -> None:
+        """Encode one frame ``[H, W, 3]``, 0..1."""
+        picture = av.VideoFrame.from_ndarray(to_bytes(frame).numpy(), format="rgb24")
+        picture = picture.reformat(
+            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        )
+        self._container.mux(self._stream.encode(picture))
+
+    def __enter__(self) -> VideoFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._discard()
+            return
+        try:
+            self._container.mux(self._stream.encode())
+            self._container.close()
+            self._part.replace(self._path)
+        except BaseException:
+            self._discard()
+            raise
+
+    def _discard(self) -> None:
+        try:
+            self._container.close()
+        finally:
+            self._part.unlink(missing_ok=True)

@@ -1,0 +1,34 @@
+"""How a photo enters a Stage I model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+UNKNOWN = 0.5
+"""Value of the frames that do not exist yet; Wan2.2-I2V-A14B was trained with gray ones."""
+
+
+def photo_then_gray(photo: Tensor, frames: int) -> Tensor:
+    """Return a clip ``[frames, H, W, 3]`` with the photo ``[1, H, W, 3]`` first and gray after it.
+
+    Encoded, it is the concatenated condition of Wan2.2-I2V-A14B (Wan2.2 repository, image2video).
+    """
+    clip = torch.full((frames, *photo.shape[1:]), UNKNOWN, dtype=photo.dtype, device=photo.device)
+    clip[:1] = photo
+    return clip
+
+
+def photo_first(photo_latent: Tensor, latent_frames: int) -> Tensor:
+    """Return a latent ``[B, C, T, h, w]`` with the photo's latent first and zeros after it.
+
+    The photo is the clean latent frame 0 of Wan2.2-TI2V (Wan2.2 repository, textimage2video).
+    """
+    latent = photo_latent.new_zeros(*photo_latent.shape[:2], latent_frames, *photo_latent.shape[-2:])
+    latent[:, :, :1] = photo_latent[:, :, :1]
+    return latent
+
+
+def keep_clean(result: Tensor, clean: Tensor, mask: Tensor | None) -> Tensor:
+    """Return ``result`` with the frames that ``mask`` calls clean (0) taken from ``clean``."""
+    return result if mask is None else torch.where(mask.to(result.device) > 0, result, clean)

@@ -1,0 +1,162 @@
+"""A real ComfyUI in this process, on the CPU, with the pack loaded the way ComfyUI loads packs."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ROOT / "tests" / "assets" / "tiny"
+HOST = Path(os.environ["COMFYUI_PATH"]) if "COMFYUI_PATH" in os.environ else None
+
+
+def pytest_configure():
+    """Boot the host before any test module imports it."""
+    if HOST is None:
+        raise pytest.UsageError("Host tests need a ComfyUI: run them with `python3 dev.py test host`.")
+    sys.path.insert(0, str(HOST))
+    arguments, sys.argv = sys.argv, ["main.py", "--cpu", "--disable-all-custom-nodes"]
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    import comfy.cli_args  # noqa: F401  (reads sys.argv)
+
+    sys.argv = arguments
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory):
+    """Folders as a user has them: models, input, output, and the pack in custom_nodes."""
+    import folder_paths
+
+    base = tmp_path_factory.mktemp("comfy")
+    for folder in ("output", "temp", "input", "custom_nodes"):
+        (base / folder).mkdir()
+    folder_paths.set_output_directory(str(base / "output"))
+    folder_paths.set_temp_directory(str(base / "temp"))
+    folder_paths.set_input_directory(str(base / "input"))
+    for folder in ("diffusion_models", "loras", "vae"):
+        (base / "models" / folder).mkdir(parents=True)
+        folder_paths.add_model_folder_path(folder, str(base / "models" / folder), is_default=True)
+    for name in ("tiny_stage1_motion", "tiny_stage2_detail"):
+        (base / "models" / "diffusion_models" / f"{name}.safetensors").symlink_to(
+            TINY / f"{name}.safetensors"
+        )
+    (base / "models" / "vae" / "tiny_vae48.safetensors").symlink_to(TINY / "tiny_vae48.safetensors")
+    return base
+
+
+@pytest.fixture(scope="session")
+def pack(workspace):
+    """The loaded pack: ``pack.nodes`` by node id and the modules ``pack.host``, ``pack.core``, …."""
+    import nodes as host_nodes
+
+    path = workspace / "custom_nodes" / "swifti2v"
+    path.symlink_to(ROOT, target_is_directory=True)
+    assert asyncio.run(host_nodes.load_custom_node(str(path)))
+    name = str(path).replace(".", "_x_")
+    modules = {
+        key[len(name) + 1 :]: module for key, module in sys.modules.items() if key.startswith(f"{name}.")
+    }
+    return SimpleNamespace(
+        nodes={k: v for k, v in host_nodes.NODE_CLASS_MAPPINGS.items() if k.startswith("SwiftI2V_")},
+        host=modules["nodes.host"],
+        checks=modules["nodes.checks"],
+        sampler=modules["nodes.sampler"],
+        video_file=modules["nodes.video_file"],
+        modules=modules,
+    )
+
+
+@pytest.fixture(scope="session")
+def run(pack):
+    """Run a node by id with its widgets' defaults, as the host's executor does."""
+
+    def run_node(node_id, hidden=None, **inputs):
+        node = pack.nodes[node_id]
+        schema = node.GET_SCHEMA()
+        accepted = inspect.signature(node.execute).parameters
+        defaults = {
+            widget.id: widget.default
+            for widget in schema.inputs
+            if getattr(widget, "default", None) is not None and widget.id in accepted
+        }
+        clone = node.PREPARE_CLASS_CLONE({"hidden_inputs": hidden or {}})
+        with torch.inference_mode():
+            return clone.execute(**{**defaults, **inputs}).args
+
+    return run_node
+
+
+@pytest.fixture(scope="session")
+def stage_two(pack, run, workspace):
+    """The tiny concat model with shift 5."""
+    return run(
+        "SwiftI2V_LoadStageII",
+        model_name="tiny_stage2_detail.safetensors",
+        lora="none",
+        weight_dtype="default",
+    )[0]
+
+
+@pytest.fixture(scope="session")
+def stage_one(pack, run, workspace):
+    """The tiny TI2V-like model with shift 5; as Stage II it is plain."""
+    return run(
+        "SwiftI2V_LoadStageI",
+        high_noise_model="tiny_stage1_motion.safetensors",
+        low_noise_model="none",
+        high_noise_lora="none",
+        low_noise_lora="none",
+        weight_dtype="default",
+    )[0]
+
+
+@pytest.fixture(scope="session")
+def vae(pack):
+    """The tiny 48-channel VAE through the stock loader."""
+    import nodes as host_nodes
+
+    return host_nodes.VAELoader().load_vae("tiny_vae48.safetensors")[0]
+
+
+@pytest.fixture(scope="session")
+def photo():
+    """A real photo, ``[1, 640, 1280, 3]``."""
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(TINY / "photos" / "life.jpg") as picture:
+        pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+    return torch.from_numpy(pixels)[None]
+
+
+@pytest.fixture
+def text():
+    """Two different conditionings of the tiny models' width."""
+    generator = torch.Generator().manual_seed(1)
+    return [[[torch.randn(1, 8, 4096, generator=generator), {}]] for _ in range(2)]
+
+
+def latent(frames, height=6, width=8, seed=0, batch=1):
+    """A random latent in VAE space."""
+    generator = torch.Generator().manual_seed(seed)
+    return {"samples": torch.randn(batch, 48, frames, height, width, generator=generator)}
+
+
+@pytest.fixture
+def z_ref():
+    """A random reference of 8 latent frames at 128x96 pixels."""
+    return latent(8)
+
+
+@pytest.fixture
+def make_latent():
+    return latent

@@ -1,0 +1,456 @@
+"""The segment sampler against the host's own sampling, and what it must not touch."""
+
+import copy
+
+import comfy.model_management
+import comfy.samplers
+import pytest
+import torch
+from comfy.ldm.wan.model import WanModel
+
+
+def noise_of(seed):
+    from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
+
+    return Noise_RandomNoise(seed)
+
+
+def guider_of(model, text, cfg):
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(*text)
+    guider.set_cfg(cfg)
+    return guider
+
+
+def advanced(run, model, text, z_ref, cfg=1.0, sampler="euler", seed=3, sigmas=None, **options):
+    return run(
+        "SwiftI2V_SegmentSamplerAdvanced",
+        noise=noise_of(seed),
+        guider=guider_of(model, text, cfg),
+        sampler=comfy.samplers.sampler_object(sampler),
+        sigmas=torch.tensor([1.0, 0.9375, 5 / 6, 0.625, 0.0]) if sigmas is None else sigmas,
+        z_ref=z_ref,
+        **options,
+    )[0]["samples"]
+
+
+@torch.inference_mode()
+def host_sampling(model, text, z_ref, cfg, sampler, seed, sigmas):
+    """The host's own sampling of the whole clip: photo by noise mask, reference by its own key."""
+    samples = z_ref["samples"]
+    if model.get_model_object("diffusion_model").in_dim == 96:
+        text = [[[t, {**o, "concat_latent_image": samples}] for t, o in c] for c in text]
+    mask = torch.ones(1, 1, *samples.shape[2:])
+    mask[:, :, 0] = 0
+    noise = noise_of(seed).generate_noise(z_ref)
+    sampler = comfy.samplers.sampler_object(sampler)
+    return guider_of(model, text, cfg).sample(noise, samples, sampler, sigmas, denoise_mask=mask, seed=seed)
+
+
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+@pytest.mark.parametrize("kind", ["concat", "plain"])
+def test_one_segment_is_the_hosts_own_sampling(run, stage_two, stage_one, text, z_ref, kind, sampler, cfg):
+    model = stage_two if kind == "concat" else stage_one
+    sigmas = torch.tensor([1.0, 0.9375, 5 / 6, 0.625, 0.0] if kind == "concat" else [0.8, 0.6, 0.3, 0.0])
+    ours = advanced(run, model, text, z_ref, cfg, sampler, sigmas=sigmas, segment_frames=7)
+    theirs = host_sampling(model, text, z_ref, cfg, sampler, 3, sigmas)
+    assert (ours - theirs)[:, :, 1:].abs().max() <= 1e-5
+    assert ours.std() > 0.1  # something was made
+    assert (ours - z_ref["samples"])[:, :, 1:].abs().mean() > 0.1
+
+
+def test_the_simple_node_is_the_advanced_one_with_the_usual_sockets(run, stage_two, text, z_ref):
+    simple = run(
+        "SwiftI2V_SegmentSampler",
+        model=stage_two,
+        z_ref=z_ref,
+        positive=text[0],
+        negative=text[1],
+        seed=3,
+        cfg=3.0,
+    )[0]["samples"]
+    assert torch.equal(simple, advanced(run, stage_two, text, z_ref, cfg=3.0))
+
+
+def test_unconnected_prompts_are_the_zeros_the_tiny_models_know(run, stage_two, z_ref):
+    zeros = [[torch.zeros(1, 8, 4096), {}]]
+    given = run("SwiftI2V_SegmentSampler", model=stage_two, z_ref=z_ref, positive=zeros)[0]["samples"]
+    assert torch.equal(given, run("SwiftI2V_SegmentSampler", model=stage_two, z_ref=z_ref)[0]["samples"])
+
+
+def test_the_steps_are_the_hosts_simple_schedule(pack, stage_two):
+    flow = pack.modules["swifti2v_core.sigmas"]
+    sampling = stage_two.get_model_object("model_sampling")
+    for steps in (1, 4, 5, 8, 20):
+        ours = flow.flow_sigmas(flow.even_timesteps(steps), 5.0)
+        theirs = comfy.samplers.calculate_sigmas(sampling, "simple", steps)
+        assert (ours - theirs).abs().max() < 1e-6
+    half = comfy.samplers.KSampler(stage_two, 4, "cpu", "euler", "simple", denoise=0.5).sigmas
+    assert (flow.flow_sigmas(flow.even_timesteps(4), 5.0, 0.5) - half).abs().max() < 1e-6
+
+
+def test_anchor_is_bit_exact_and_neighbors_are_never_rewritten(
+    pack, run, stage_two, text, z_ref, monkeypatch
+):
+    windows = []
+    sample = pack.host.sample
+
+    def spy(guider, noise, window, *args, **kwargs):
+        windows.append((window.clone(), kwargs["mask"].clone()))
+        return sample(guider, noise, window, *args, **kwargs)
+
+    monkeypatch.setattr(pack.host, "sample", spy)
+    result = advanced(run, stage_two, text, z_ref, segment_frames=2, neighbors=2)
+    assert torch.equal(result[:, :, 0], z_ref["samples"][:, :, 0])
+    plan = pack.modules["swifti2v_core.plan"].plan_segments(8, 2, 2)
+    assert len(windows) == len(plan) == 4
+    for segment, (window, mask) in zip(plan, windows, strict=True):
+        clean = list(segment.window[: segment.clean])
+        assert torch.equal(window[:, :, : segment.clean], result[:, :, clean])
+        noisy = list(segment.noisy)
+        assert torch.equal(window[:, :, segment.clean :], z_ref["samples"][:, :, noisy])
+        assert mask[0, 0, :, 0, 0].tolist() == [0.0] * segment.clean + [1.0] * len(noisy)
+
+
+@pytest.fixture
+def frequencies(monkeypatch):
+    """The time part of the rotary frequencies that reach the network, per forward."""
+    seen = []
+    forward = WanModel.forward_orig
+
+    def spy(self, x, t, context, **kwargs):
+        seen.append((x.shape[2], kwargs["freqs"], self, x))
+        return forward(self, x, t, context, **kwargs)
+
+    monkeypatch.setattr(WanModel, "forward_orig", spy)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("choice", "last"), [("true", (0, 33, 34, 35, 36)), ("clamped", (0, 27, 28, 29, 30))]
+)
+def test_time_positions_reach_the_model(run, stage_two, text, make_latent, frequencies, choice, last):
+    z_ref = make_latent(37, 2, 2)
+    one_step = torch.tensor([1.0, 0.0])
+    advanced(run, stage_two, text, z_ref, sigmas=one_step, time_positions=choice)
+    assert len(frequencies) == 12
+    _, freqs, network, x = frequencies[-1]
+    expected = torch.cat([network.rope_encode(1, 2, 2, t_start=p, dtype=x.dtype) for p in last], dim=1)
+    assert torch.equal(freqs, expected)
+    _, freqs, _, _ = frequencies[1]
+    expected = torch.cat(
+        [network.rope_encode(1, 2, 2, t_start=p, dtype=x.dtype) for p in (0, 3, 4, 5, 6)], dim=1
+    )
+    assert torch.equal(freqs, expected)
+    assert not torch.equal(freqs, network.rope_encode(5, 2, 2, dtype=x.dtype))
+
+
+def test_split_and_resumed_gives_the_same_bits(run, stage_two, text, z_ref):
+    whole = advanced(run, stage_two, text, z_ref, sampler="euler_ancestral")
+    first = advanced(run, stage_two, text, z_ref, sampler="euler_ancestral", end_segment=1)
+    assert torch.equal(first[:, :, 4:], z_ref["samples"][:, :, 4:])
+    rest = advanced(
+        run, stage_two, text, z_ref, sampler="euler_ancestral", start_segment=1, latent={"samples": first}
+    )
+    assert torch.equal(rest, whole)
+
+
+def test_same_seed_same_bits_with_and_without_previews(run, stage_two, text, z_ref):
+    import latent_preview
+
+    plain = advanced(run, stage_two, text, z_ref)
+    try:
+        latent_preview.set_preview_method("latent2rgb")
+        shown = advanced(run, stage_two, text, z_ref)
+    finally:
+        latent_preview.set_preview_method("none")
+    assert torch.equal(plain, shown)
+    assert not torch.equal(plain, advanced(run, stage_two, text, z_ref, seed=4))
+
+
+def test_noise_belongs_to_the_latent_frame(pack, run, stage_two, text, z_ref, monkeypatch):
+    drawn = []
+    sample = pack.host.sample
+
+    def spy(guider, noise, *args, **kwargs):
+        drawn.append(noise)
+        return sample(guider, noise, *args, **kwargs)
+
+    monkeypatch.setattr(pack.host, "sample", spy)
+    advanced(run, stage_two, text, z_ref)
+    whole = noise_of(3).generate_noise(z_ref)
+    assert torch.equal(drawn[1], whole[:, :, [0, 3, 4, 5, 6]])
+
+
+# --- Context ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def features(monkeypatch):
+    """What the last block makes of every token, per forward."""
+    from comfy.ldm.wan.model import WanAttentionBlock
+
+    seen = []
+    forward = WanAttentionBlock.forward
+
+    def spy(self, x, *args, **kwargs):
+        result = forward(self, x, *args, **kwargs)
+        seen.append(result.detach().clone())
+        return result
+
+    monkeypatch.setattr(WanAttentionBlock, "forward", spy)
+    return seen
+
+
+def clean_features(run, features, model, text, z_ref, context, seed):
+    features.clear()
+    advanced(
+        run, model, text, z_ref, seed=seed, sigmas=torch.tensor([1.0, 0.0]), context=context, end_segment=1
+    )
+    assert len(features) == 6  # blocks
+    return features[-1][:, : 3 * 4]  # one clean frame of 3 x 4 tokens
+
+
+def test_clean_frames_ignore_noisy_ones_only_in_read_only_context(run, features, stage_two, text, z_ref):
+    one = clean_features(run, features, stage_two, text, z_ref, "read-only", 1)
+    two = clean_features(run, features, stage_two, text, z_ref, "read-only", 2)
+    assert torch.allclose(one, two, atol=1e-6)
+    one = clean_features(run, features, stage_two, text, z_ref, "bidirectional", 1)
+    two = clean_features(run, features, stage_two, text, z_ref, "bidirectional", 2)
+    assert (one - two).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+def test_kept_keys_change_nothing(
+    pack, run, stage_two, text, z_ref, monkeypatch, frequencies, cfg, sampler
+):
+    options = {"cfg": cfg, "sampler": sampler, "context": "read-only"}
+    kept = advanced(run, stage_two, text, z_ref, **options)
+    short = [frames for frames, *_ in frequencies]
+    assert short.count(3) > short.count(5) > 0  # later steps ran on the noisy frames alone
+    monkeypatch.setattr(pack.modules["swifti2v_core.attention"].ReadOnlyContext, "holds", lambda *_: False)
+    frequencies.clear()
+    anew = advanced(run, stage_two, text, z_ref, **options)
+    assert 3 not in [frames for frames, *_ in frequencies]
+    assert (kept - anew).abs().max() <= 1e-5
+    both_ways = advanced(run, stage_two, text, z_ref, cfg=cfg, sampler=sampler)
+    assert (kept - both_ways).abs().max() > 1e-3
+
+
+def test_read_only_runs_around_the_users_attention(run, stage_two, text, z_ref):
+    calls = []
+
+    def users_override(attention, *args, **kwargs):
+        calls.append(args[0].shape)
+        return attention(*args, **kwargs)
+
+    model = stage_two.clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = users_override
+    with_user = advanced(run, model, text, z_ref, context="read-only")
+    assert torch.equal(with_user, advanced(run, stage_two, text, z_ref, context="read-only"))
+    assert len(calls) > 100
+
+
+def test_cross_attention_with_as_many_text_as_window_tokens(run, stage_two, z_ref):
+    """Text of the window's length must not be mistaken for the window."""
+    same_length = [[torch.randn(1, 4 * 3 * 4, 4096, generator=torch.Generator().manual_seed(5)), {}]]
+    padded = [[torch.cat([same_length[0][0], same_length[0][0]], dim=1), {}]]  # attends the same
+    options = {"z_ref": z_ref, "context": "read-only", "model": stage_two}
+    one = run("SwiftI2V_SegmentSampler", positive=same_length, **options)[0]["samples"]
+    two = run("SwiftI2V_SegmentSampler", positive=padded, **options)[0]["samples"]
+    assert (one - two).abs().max() <= 1e-4
+
+
+# --- Nothing is touched -----------------------------------------------------------------------------
+
+
+def snapshot(value):
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: snapshot(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [snapshot(part) for part in value]
+    return value
+
+
+def same(one, two):
+    if isinstance(one, torch.Tensor):
+        return isinstance(two, torch.Tensor) and torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(two) and all(same(a, b) for a, b in zip(one, two, strict=True))
+    return one is two or one == two
+
+
+def state_of(model, guider, noise, text, z_ref):
+    weights = {k: v.clone() for k, v in model.model.state_dict().items()}
+    network = model.get_model_object("diffusion_model")
+    return [
+        snapshot(model.model_options),
+        dict(model.object_patches),
+        snapshot(model.wrappers),
+        weights,
+        network.forward_orig,
+        network.rope_encode,
+        snapshot({k: v for k, v in vars(guider).items() if k != "model_patcher"}),
+        guider.model_patcher is model,
+        vars(noise).copy(),
+        snapshot(text),
+        snapshot(z_ref),
+    ]
+
+
+@pytest.mark.parametrize("context", ["bidirectional", "read-only"])
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_inputs_are_as_before(run, stage_two, text, z_ref, context, cancelled, monkeypatch):
+    model, noise = stage_two.clone(), noise_of(3)
+    guider = guider_of(model, text, 3.0)
+    before = state_of(model, guider, noise, text, z_ref)
+    if cancelled:
+        forward, calls = WanModel.forward_orig, []
+
+        def interrupting(self, *args, **kwargs):
+            calls.append(1)
+            if len(calls) == 6:
+                comfy.model_management.interrupt_current_processing()
+            return forward(self, *args, **kwargs)
+
+        monkeypatch.setattr(WanModel, "forward_orig", interrupting)
+
+    def go():
+        run(
+            "SwiftI2V_SegmentSamplerAdvanced",
+            noise=noise,
+            guider=guider,
+            sampler=comfy.samplers.sampler_object("euler"),
+            sigmas=torch.tensor([1.0, 0.8, 0.6, 0.0]),
+            z_ref=z_ref,
+            context=context,
+        )
+
+    if cancelled:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            go()
+        assert len(calls) == 6  # stopped inside the step
+        monkeypatch.undo()
+        before[4] = model.get_model_object("diffusion_model").forward_orig
+    else:
+        go()
+    after = state_of(model, guider, noise, text, z_ref)
+    for place, (one, two) in enumerate(zip(before, after, strict=True)):
+        assert same(one, two), f"part {place} changed"
+
+
+# --- Progress ---------------------------------------------------------------------------------------
+
+
+def test_one_progress_bar_and_a_preview_of_the_frame_being_made(run, stage_two, text, z_ref, monkeypatch):
+    import comfy.utils
+    import latent_preview
+
+    shown, values = [], []
+    decode = latent_preview.Latent2RGBPreviewer.decode_latent_to_preview
+
+    def spy(self, x0):
+        shown.append(x0[0, :, 0].clone())
+        return decode(self, x0)
+
+    monkeypatch.setattr(latent_preview.Latent2RGBPreviewer, "decode_latent_to_preview", spy)
+    monkeypatch.setattr(
+        comfy.utils,
+        "PROGRESS_BAR_HOOK",
+        lambda value, total, preview, node_id=None: values.append((value, total)),
+    )
+    try:
+        latent_preview.set_preview_method("latent2rgb")
+        result = advanced(run, stage_two, text, z_ref)
+    finally:
+        latent_preview.set_preview_method("none")
+    # 7 frames in 3 segments of 4 steps.
+    assert {total for _, total in values} == {12}
+    assert [value for value, _ in values] == sorted(value for value, _ in values)
+    assert {value for value, _ in values} == set(range(1, 13))
+    # The last preview of a segment is its first frame, finished.
+    finished = stage_two.model.process_latent_in(result)
+    for last, frame in ((3, 1), (7, 4), (11, 7)):
+        assert (shown[last] - finished[0, :, frame]).abs().max() < 1e-5
+
+
+# --- Native features --------------------------------------------------------------------------------
+
+
+def test_a_stock_lora_changes_the_result(run, stage_two, text, z_ref, workspace):
+    import nodes as host_nodes
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(0)
+    save_file(
+        {
+            "diffusion_model.blocks.0.self_attn.q.lora_down.weight": torch.randn(
+                4, 256, generator=generator
+            ),
+            "diffusion_model.blocks.0.self_attn.q.lora_up.weight": torch.randn(256, 4, generator=generator),
+        },
+        workspace / "models" / "loras" / "test.safetensors",
+    )
+    plain = advanced(run, stage_two, text, z_ref)
+    patched = host_nodes.LoraLoaderModelOnly().load_lora_model_only(stage_two, "test.safetensors", 0.5)[0]
+    changed = advanced(run, patched, text, z_ref)
+    assert (changed - plain).abs().max() > 1e-2
+    ours = run(
+        "SwiftI2V_LoadStageII",
+        model_name="tiny_stage2_detail.safetensors",
+        lora="test.safetensors",
+        lora_strength=0.5,
+        weight_dtype="default",
+    )[0]
+    assert torch.allclose(advanced(run, ours, text, z_ref), changed, atol=1e-5)
+    assert torch.equal(advanced(run, stage_two, text, z_ref), plain)  # and it comes off again
+
+
+def test_fp8_weights_through_the_stock_loader_run(run, stage_two, text, z_ref):
+    import nodes as host_nodes
+
+    fp8 = host_nodes.UNETLoader().load_unet("tiny_stage2_detail.safetensors", "fp8_e4m3fn")[0]
+    assert fp8.model.diffusion_model.blocks[0].ffn[0].weight.dtype == torch.float8_e4m3fn
+    schedule = torch.tensor([1.0, 0.9375, 5 / 6, 0.625, 0.0])
+    full, eight = (advanced(run, m, text, z_ref, sigmas=schedule) for m in (stage_two, fp8))
+    assert torch.isfinite(eight).all()
+    assert 0 < (full - eight).pow(2).mean().sqrt() / full.std() < 0.3
+
+
+def test_plain_weights_start_from_the_noised_reference(run, stage_one, z_ref):
+    close = run("SwiftI2V_SegmentSampler", model=stage_one, z_ref=z_ref, denoise=0.1)[0]["samples"]
+    far = run("SwiftI2V_SegmentSampler", model=stage_one, z_ref=z_ref, denoise=0.5)[0]["samples"]
+    distance = [(x - z_ref["samples"])[:, :, 1:].pow(2).mean() for x in (close, far)]
+    assert 0 < distance[0] < distance[1]
+
+
+def test_a_batch_is_sampled_clip_by_clip_alike(run, stage_two, make_latent):
+    """Windows keep the batch apart: the first clip of a batch is the clip alone."""
+    batch = make_latent(8, batch=2)
+    both = run("SwiftI2V_SegmentSampler", model=stage_two, z_ref=batch)[0]["samples"]
+    alone = run("SwiftI2V_SegmentSampler", model=stage_two, z_ref={"samples": batch["samples"][:1]})[0][
+        "samples"
+    ]
+    assert (both[:1] - alone).abs().max() <= 1e-5
+
+
+def test_the_loader_leaves_shared_models_alone(pack, stage_two):
+    before = stage_two.get_model_object("model_sampling").shift
+    clone = pack.host.with_shift(stage_two, 3.0)
+    assert clone.get_model_object("model_sampling").shift == 3.0
+    assert stage_two.get_model_object("model_sampling").shift == before == 5.0
+
+
+def test_copies_of_noise_and_guider_objects(stage_two, text):
+    """The spy helpers of this file see real changes."""
+    guider = guider_of(stage_two, text, 3.0)
+    before = snapshot(vars(guider)["original_conds"])
+    assert same(before, copy.copy(guider).original_conds)
+    guider.original_conds["positive"][0]["cross_attn"] += 1
+    assert not same(before, guider.original_conds)
