@@ -12,6 +12,12 @@ from . import host
 STAGE_TWO_KINDS = {48: "plain", 96: "concat"}
 """Kinds of Stage II weights by input channels: 48 noisy, or 48 noisy and 48 reference."""
 
+STAGE_ONE_LATENTS = {36: 16, 48: 48}
+"""Latent channels of Stage I models by input channels (Wan2.2-I2V-A14B, TI2V-5B)."""
+
+VAES = {16: "the Wan2.1 VAE", 48: "the Wan2.2 VAE"}
+"""Autoencoders by latent channels."""
+
 FUN_VARIANTS = {
     100: "the Wan2.2-Fun-5B InP or Camera variant (48 noisy + 4 mask + 48 image channels)",
     148: "the Wan2.2-Fun-5B Control variant (48 noisy + 48 control + 4 mask + 48 image channels)",
@@ -19,8 +25,22 @@ FUN_VARIANTS = {
 """Relatives of TI2V-5B that take other conditions than Stage II gives."""
 
 
+SOCKETS = (
+    ("LATENT", lambda value: isinstance(value, dict) and "samples" in value),
+    ("IMAGE", lambda value: isinstance(value, torch.Tensor) and value.ndim == 4),
+    ("SIGMAS", lambda value: isinstance(value, torch.Tensor) and value.ndim == 1),
+    ("MODEL", lambda value: hasattr(value, "get_model_object")),
+    ("VAE", lambda value: hasattr(value, "latent_channels")),
+    ("GUIDER", lambda value: hasattr(value, "model_patcher")),
+    ("NOISE", lambda value: hasattr(value, "generate_noise")),
+    ("SAMPLER", lambda value: hasattr(value, "max_denoise")),
+    ("CONDITIONING", lambda value: isinstance(value, list)),
+)
+"""How to recognize what came through a socket, in the user's words."""
+
+
 def _name(value: Any) -> str:
-    return type(value).__name__
+    return next((name for name, fits in SOCKETS if fits(value)), type(value).__name__)
 
 
 def image(value: Any, what: str) -> torch.Tensor:
@@ -49,7 +69,7 @@ def photo(value: Any) -> torch.Tensor:
     return checked
 
 
-def latent(value: Any, what: str, channels: int | None = None) -> torch.Tensor:
+def latent(value: Any, what: str) -> torch.Tensor:
     """Return the samples of a video LATENT ``[B, C, T, h, w]`` without NaN."""
     samples = value.get("samples") if isinstance(value, dict) else None
     if not isinstance(samples, torch.Tensor):
@@ -59,13 +79,30 @@ def latent(value: Any, what: str, channels: int | None = None) -> torch.Tensor:
             f"{what} has shape {tuple(samples.shape)}, but a video latent has "
             "(batch, channels, latent frames, height, width), none of them 0."
         )
-    if channels is not None and samples.shape[1] != channels:
-        raise ValueError(
-            f"{what} has {samples.shape[1]} channels, but {channels} are needed; "
-            f"encode it with the {'Wan2.2' if channels == 48 else 'Wan2.1'} VAE."
-        )
     if not torch.isfinite(samples).all():
         raise ValueError(f"{what} holds NaN or infinite values; check the node that makes it.")
+    return samples
+
+
+def stage_two_latent(value: Any, what: str) -> torch.Tensor:
+    """Return the samples of a video LATENT with the 48 channels of Stage II."""
+    samples = latent(value, what)
+    if samples.shape[1] != 48:
+        raise ValueError(
+            f"{what} has {samples.shape[1]} channels, but Stage II needs 48; encode it with the Wan2.2 VAE."
+        )
+    return samples
+
+
+def decodable(value: Any, decoder: Any) -> torch.Tensor:
+    """Return the samples of a video LATENT that a VAE can decode."""
+    samples = latent(value, "samples")
+    channels = host.vae_channels(vae(decoder))
+    if samples.shape[1] != channels:
+        maker = VAES.get(samples.shape[1], "the VAE that made it")
+        raise ValueError(
+            f"samples has {samples.shape[1]} channels, but this VAE decodes {channels}; load {maker}."
+        )
     return samples
 
 
@@ -75,9 +112,8 @@ def vae(value: Any, channels: int | None = None) -> Any:
         raise ValueError(f"The vae is a {_name(value)}, but must be a VAE.")
     found = host.vae_channels(value)
     if channels is not None and found != channels:
-        wanted = {16: "the Wan2.1 VAE", 48: "the Wan2.2 VAE"}.get(channels, "another VAE")
         raise ValueError(
-            f"The VAE makes {found}-channel latents, but {channels} are needed; load {wanted}."
+            f"The VAE makes {found}-channel latents, but {channels} are needed; load {VAES[channels]}."
         )
     return value
 
@@ -88,7 +124,7 @@ def model(value: Any, what: str) -> Any:
         raise ValueError(f"{what} is a {_name(value)}, but must be a MODEL.")
     if not host.is_wan(value):
         raise ValueError(
-            f"{what} is a {_name(value.model)} model, but SwiftI2V needs a Wan model "
+            f"{what} is of the class {type(value.model).__name__}, but SwiftI2V needs a Wan model "
             "(Wan2.2-I2V-A14B or TI2V-5B for Stage I, TI2V-5B or SwiftI2V weights for Stage II)."
         )
     return value
@@ -98,12 +134,18 @@ def stage_one_model(value: Any, what: str) -> int:
     """Return the latent channels (16 or 48) of a Stage I model that can take a photo."""
     channels, latents = host.input_channels(model(value, what)), host.latent_channels(value)
     check_stage_one_channels(channels, what)
+    if STAGE_ONE_LATENTS[channels] != latents:
+        raise ValueError(
+            f"{what} has {channels} input channels for {latents}-channel latents: it is a control model "
+            f"that expects other images than the photo; load Wan2.2-I2V-A14B (36 channels) or "
+            "Wan2.2-TI2V-5B (48 channels)."
+        )
     return latents
 
 
 def check_stage_one_channels(channels: int, what: str) -> None:
     """Raise ValueError unless a Wan model with these input channels takes a photo in Stage I."""
-    if channels in (36, 48):
+    if channels in STAGE_ONE_LATENTS:
         return
     reasons = {
         16: "is a text-to-video model that cannot take a photo",
@@ -146,10 +188,11 @@ def stage_two_model(value: Any) -> str:
 
 def reference(value: Any) -> torch.Tensor:
     """Return the samples of a ``z_ref`` LATENT that Stage II can work on."""
-    samples = latent(value, "z_ref", channels=48)
+    samples = stage_two_latent(value, "z_ref")
     height, width = samples.shape[-2] * 16, samples.shape[-1] * 16
     geometry.check_size(width, height)
-    if not samples.any():
+    # A latent that holds the photo alone, as ComfyUI's own image-to-video nodes make it, has no motion.
+    if not (samples[:, :, 1:] if samples.shape[2] > 1 else samples).any():
         raise ValueError(
             "z_ref is empty (all zeros), but Stage II needs the photo and the motion in it; "
             "connect SwiftI2V Anchor Encode (Hybrid Reference)."
@@ -168,7 +211,14 @@ def same_shape(value: torch.Tensor, other: torch.Tensor) -> None:
 
 def conditioning(value: Any, what: str) -> Any:
     """Return ``value`` if it is a CONDITIONING that fits windows."""
-    if not isinstance(value, list) or not all(len(entry) == 2 for entry in value):
+    pairs = isinstance(value, list) and all(
+        isinstance(entry, (list, tuple))
+        and len(entry) == 2
+        and isinstance(entry[0], torch.Tensor)
+        and isinstance(entry[1], dict)
+        for entry in value
+    )
+    if not (pairs and value):
         raise ValueError(f"{what} is a {_name(value)}, but must be a CONDITIONING.")
     for _, options in value:
         fixed(options, what)
@@ -177,12 +227,22 @@ def conditioning(value: Any, what: str) -> Any:
 
 def prompts(model: Any, positive: Any, negative: Any) -> tuple[Any, Any]:
     """Return both prompts, checked, with an empty one for each that is not connected."""
-    given = ((positive, "positive"), (negative, "negative"))
-    first, second = (
-        host.empty_conditioning(model) if value is None else conditioning(value, name)
-        for value, name in given
-    )
-    return first, second
+    first = empty_or_checked(model, positive, "positive")
+    return first, empty_or_checked(model, negative, "negative")
+
+
+def empty_or_checked(model: Any, value: Any, what: str) -> Any:
+    """Return a prompt that fits the model, an empty one for None."""
+    if value is None:
+        return host.empty_conditioning(model)
+    needed = host.text_width(model)
+    for text, _ in conditioning(value, what):
+        if text.shape[-1] != needed:
+            raise ValueError(
+                f"{what} is {text.shape[-1]} wide, but this model reads {needed}; encode it with the umt5 "
+                "text encoder (CLIP Loader, type wan)."
+            )
+    return value
 
 
 def fixed(options: dict[str, Any], what: str) -> None:
@@ -200,7 +260,7 @@ def custom_sampling(noise: Any, guider: Any, sampler: Any, sigmas: Any) -> None:
     for value, attribute, what in (
         (noise, "generate_noise", "NOISE"),
         (guider, "model_patcher", "GUIDER"),
-        (sampler, "sample", "SAMPLER"),
+        (sampler, "max_denoise", "SAMPLER"),  # a GUIDER has "sample", too
     ):
         if not hasattr(value, attribute):
             raise ValueError(f"{what.lower()} is a {_name(value)}, but must be a {what}.")

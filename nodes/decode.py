@@ -36,8 +36,7 @@ class TiledVAEDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples: dict, vae: object) -> io.NodeOutput:
-        checks.vae(vae)
-        latent = checks.latent(samples, "samples", channels=host.vae_channels(vae))
+        latent = checks.decodable(samples, vae)
         return io.NodeOutput(host.decode(vae, latent))
 
 
@@ -78,8 +77,8 @@ class DecodeToVideo(io.ComfyNode):
                     "codec",
                     options=list(CODECS),
                     default="h264",
-                    tooltip="h264 (MP4) plays everywhere; vp9 and av1 (WebM) make smaller files and take "
-                    "longer to write.",
+                    tooltip="h264 (default, MP4) plays everywhere; vp9 and av1 (WebM) make smaller files "
+                    "and take longer to write.",
                 ),
                 io.Int.Input(
                     "crf",
@@ -92,7 +91,11 @@ class DecodeToVideo(io.ComfyNode):
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
-            outputs=[io.Video.Output(display_name="video", tooltip="The written file.")],
+            outputs=[
+                io.Video.Output(
+                    display_name="video", tooltip="The written file, for nodes that take a video."
+                )
+            ],
         )
 
     @classmethod
@@ -105,8 +108,7 @@ class DecodeToVideo(io.ComfyNode):
         codec: str,
         crf: int,
     ) -> io.NodeOutput:
-        checks.vae(vae)
-        latent = checks.latent(samples, "samples", channels=host.vae_channels(vae))
+        latent = checks.decodable(samples, vae)
         if len(latent) != 1:
             raise ValueError(
                 f"samples is a batch of {len(latent)} clips, but a file holds one; "
@@ -118,6 +120,8 @@ class DecodeToVideo(io.ComfyNode):
                 f"crf is {crf}, but {codec} knows 0 to {chosen.highest_crf}; "
                 f"the nearest valid value is {chosen.highest_crf}."
             )
+        chosen.check_available()
+        host.check_save_path(filename_prefix)
         frames = host.decode(vae, latent)
         height, width = frames.shape[1:3]
         path, file, subfolder = host.save_path(filename_prefix, chosen.extension, width, height)

@@ -26,7 +26,8 @@ import torch
 from comfy.cli_args import args
 from comfy.model_patcher import create_model_options_clone
 from comfy.patcher_extension import WrappersMP
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+from tqdm.auto import tqdm
 
 from ..swifti2v_core.attention import ReadOnlyContext
 
@@ -63,16 +64,27 @@ def input_channels_of_file(name: str) -> int | None:
     Returns
     -------
     int or None
-        None when the file is no safetensors file or holds no Wan patch embedding.
+        None when the file is no safetensors file.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or holds no Wan patch embedding.
     """
     path = folder_paths.get_full_path_or_raise("diffusion_models", name)
     if not path.endswith((".safetensors", ".sft")):
         return None
-    with safe_open(path, framework="pt") as weights:
-        for key in weights.keys():  # noqa: SIM118 (safe_open is no mapping)
-            if key.endswith("patch_embedding.weight"):
-                return weights.get_slice(key).get_shape()[1]
-    return None
+    try:
+        with safe_open(path, framework="pt") as weights:
+            for key in weights.keys():  # noqa: SIM118 (safe_open is no mapping)
+                if key.endswith("patch_embedding.weight"):
+                    return weights.get_slice(key).get_shape()[1]
+    except SafetensorError as error:
+        raise ValueError(f"{name} is no complete safetensors file ({error}); download it again.") from None
+    raise ValueError(
+        f"{name} holds no Wan model (it has no patch_embedding); load Wan2.2-I2V-A14B or Wan2.2-TI2V-5B "
+        "for Stage I, SwiftI2V weights or Wan2.2-TI2V-5B for Stage II."
+    )
 
 
 def load_model(name: str, weight_dtype: str) -> Any:
@@ -87,6 +99,17 @@ def apply_lora(model: Any, name: str, strength: float) -> Any:
     lora = comfy.utils.load_torch_file(path, safe_load=True)
     patched, _ = comfy.sd.load_lora_for_models(model, None, lora, strength, 0)
     return patched
+
+
+def check_save_path(prefix: str) -> None:
+    """Raise ValueError if a prefix leaves ComfyUI's output folder; ComfyUI says so only on saving."""
+    output = os.path.abspath(folder_paths.get_output_directory())
+    target = os.path.abspath(os.path.join(output, prefix))
+    if not target.startswith(os.path.join(output, "")):
+        raise ValueError(
+            f'filename_prefix is "{prefix}", which leaves ComfyUI\'s output folder; '
+            f'the nearest valid value is "{os.path.basename(target)}".'
+        )
 
 
 def save_path(prefix: str, extension: str, width: int, height: int) -> tuple[str, str, str]:
@@ -147,10 +170,14 @@ def with_shift(model: Any, shift: float) -> Any:
     return clone
 
 
+def text_width(model: Any) -> int:
+    """Return the width of the text embeddings that a Wan model reads."""
+    return model.get_model_object("diffusion_model").text_dim
+
+
 def empty_conditioning(model: Any) -> list[Any]:
     """Return a CONDITIONING without text, for graphs that load no text encoder."""
-    width = getattr(model.get_model_object("diffusion_model"), "text_dim", 4096)
-    return [[torch.zeros(1, 8, width), {}]]
+    return [[torch.zeros(1, 8, text_width(model)), {}]]
 
 
 def extend_conditioning(conditioning: Any, values: dict[str, Any]) -> Any:
@@ -209,7 +236,7 @@ def sample(
         sigmas,
         denoise_mask=mask,
         callback=callback,
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        disable_pbar=True,
         seed=seed,
     )
     return to_storage(result)
@@ -223,6 +250,9 @@ def to_storage(latent: torch.Tensor) -> torch.Tensor:
 class SamplingProgress:
     """One progress bar over several samplings, with a preview of the frames being made.
 
+    ComfyUI's page gets one bar, and so does the console: the samplers' own bars, one per segment, are
+    switched off in `sample`.
+
     Parameters
     ----------
     model
@@ -233,6 +263,7 @@ class SamplingProgress:
 
     def __init__(self, model: Any, total: int) -> None:
         self._bar = comfy.utils.ProgressBar(total)
+        self._console = tqdm(total=total, disable=not comfy.utils.PROGRESS_BAR_ENABLED)
         self._total = total
         self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
 
@@ -253,13 +284,23 @@ class SamplingProgress:
             if self._previewer:
                 frames = denoised[:, :, first_frame:]
                 preview = self._previewer.decode_latent_to_preview_image("JPEG", frames)
-            self._bar.update_absolute(done + step + 1, self._total, preview)
+            self._show(done + step + 1, preview)
 
         return on_step
 
     def finish(self, done: int) -> None:
         """Move the bar to ``done`` steps, also where a sampler called back less often."""
-        self._bar.update_absolute(done, self._total)
+        self._show(done, None)
+
+    def _show(self, done: int, preview: Any) -> None:
+        self._console.update(done - self._console.n)
+        self._bar.update_absolute(done, self._total, preview)
+
+    def __enter__(self) -> SamplingProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._console.close()
 
 
 # --- Windows --------------------------------------------------------------------------------------

@@ -182,28 +182,28 @@ def _sample(
     """Sample with one expert after the other, handing over the noisy latent between them."""
     latent = start.latent
     noise = host.SeededNoise(seed).generate_noise({"samples": latent})
-    progress = host.SamplingProgress(experts[0], sum(len(part) - 1 for part in parts))
     positive, negative = (host.extend_conditioning(p, start.conditions) for p in prompts)
     first_frame = 0 if start.mask is None else 1
     done = 0
-    for model, sigmas in zip(experts, parts, strict=True):
-        if len(sigmas) < 2:
-            continue
-        result = host.sample(
-            host.cfg_guider(model, positive, negative, cfg),
-            noise,
-            latent,
-            host.sampler_object(sampler_name),
-            sigmas,
-            mask=start.mask,
-            callback=progress.callback(done, first_frame),
-            seed=seed,
-        )
-        latent = keep_clean(result, start.latent, start.mask)
-        # The second expert goes on from the noise that is left; nothing new is added.
-        noise = torch.zeros_like(noise)
-        done += len(sigmas) - 1
-        progress.finish(done)
+    with host.SamplingProgress(experts[0], sum(len(part) - 1 for part in parts)) as progress:
+        for model, sigmas in zip(experts, parts, strict=True):
+            if len(sigmas) < 2:
+                continue
+            result = host.sample(
+                host.cfg_guider(model, positive, negative, cfg),
+                noise,
+                latent,
+                host.sampler_object(sampler_name),
+                sigmas,
+                mask=start.mask,
+                callback=progress.callback(done, first_frame),
+                seed=seed,
+            )
+            latent = keep_clean(result, start.latent, start.mask)
+            # The second expert goes on from the noise that is left; nothing new is added.
+            noise = torch.zeros_like(noise)
+            done += len(sigmas) - 1
+            progress.finish(done)
     return latent
 
 

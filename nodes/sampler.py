@@ -85,7 +85,7 @@ def _window_inputs() -> list[io.Input]:
             advanced=True,
             tooltip="Whether photo and neighbors may look at the frames being made. bidirectional "
             "(default) is what the paper and the weights use. read-only reuses their keys and values "
-            "after the first step, which is faster and keeps about 0.65 GB per 2560x1408 latent frame "
+            "after the first step, which is faster and keeps about 1.3 GB per 2560x1408 latent frame "
             "in GPU memory (TI2V-5B), but joins segments worse unless the weights were trained so.",
         ),
         io.Combo.Input(
@@ -189,6 +189,7 @@ class SegmentSampler(io.ComfyNode):
                 "0.4 to 0.6 keeps the motion."
             )
         sampling = SegmentSampling(
+            kind=kind,
             guider=host.cfg_guider(model, *prompts, cfg),
             noise=host.SeededNoise(seed),
             sampler=host.sampler_object(sampler_name),
@@ -276,22 +277,33 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         end_segment: int = 0,
     ) -> io.NodeOutput:
         checks.custom_sampling(noise, guider, sampler, sigmas)
-        checks.stage_two_model(guider.model_patcher)
+        kind = checks.stage_two_model(guider.model_patcher)
         reference = checks.reference(z_ref)
         options = WindowOptions(segment_frames, neighbors, context, time_positions)
         segments = options.plan(reference.shape[2])
         start, end = checks.segment_range(start_segment, end_segment, len(segments), latent)
-        latents = reference if latent is None else checks.latent(latent, "latent", channels=48)
+        latents = reference if latent is None else checks.stage_two_latent(latent, "latent")
         checks.same_shape(latents, reference)
-        sampling = SegmentSampling(guider, noise, sampler, sigmas, options)
+        sampling = SegmentSampling(kind, guider, noise, sampler, sigmas, options)
         latents = latents.to(torch.float32, copy=True)
         return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments[:end], start)})
 
 
 @dataclass(frozen=True)
 class SegmentSampling:
-    """One run of the segment loop over ComfyUI's own sampling."""
+    """One run of the segment loop over ComfyUI's own sampling.
 
+    Attributes
+    ----------
+    kind
+        "concat" or "plain" weights.
+    guider, noise, sampler, sigmas
+        As ComfyUI's sockets carry them; none is changed.
+    options
+        How windows are cut.
+    """
+
+    kind: str
     guider: Any
     noise: Any
     sampler: Any
@@ -313,32 +325,42 @@ class SegmentSampling:
             If a segment comes out as NaN.
         """
         guider = host.window_guider(self.guider)
-        concat = checks.stage_two_model(self.guider.model_patcher) == "concat"
         noise = self.noise.generate_noise(z_ref)
-        steps = len(self.sigmas) - 1
-        progress = host.SamplingProgress(guider.model_patcher, steps * (len(segments) - start))
-        height, width = latents.shape[-2:]
+        steps = (len(self.sigmas) - 1) * (len(segments) - start)
+        with host.SamplingProgress(guider.model_patcher, steps) as progress:
 
-        def denoise(segment: Segment, window: torch.Tensor) -> torch.Tensor:
-            done = steps * (segment.index - start)
-            view = self.options.view(segment, height, width)
-            # A clean frame's reference channels hold its own latent: exactly what the window holds.
-            host.aim_guider(guider, self.guider, view, window.clone() if concat else None)
-            result = host.sample(
-                guider,
-                take_window(noise, segment),
-                window,
-                self.sampler,
-                self.sigmas,
-                mask=clean_mask(len(segment.window), segment.clean, height, width),
-                callback=progress.callback(done, segment.clean),
-                # Samplers that add noise of their own must not repeat it in every segment.
-                seed=(self.noise.seed + segment.index) % 2**64,
-            )
-            progress.finish(done + steps)
-            checks.finite_segment(result, segment)
-            return result
+            def denoise(segment: Segment, window: torch.Tensor) -> torch.Tensor:
+                done = (len(self.sigmas) - 1) * (segment.index - start)
+                return self._denoise(guider, segment, window, take_window(noise, segment), progress, done)
 
-        for segment in run_segments(latents, segments, denoise, start=start):
-            host.logger.debug("Segment %d of %d is done", segment.index + 1, len(segments))
+            for segment in run_segments(latents, segments, denoise, start=start):
+                host.logger.debug("Segment %d of %d is done", segment.index + 1, len(segments))
         return host.to_storage(latents)
+
+    def _denoise(
+        self,
+        guider: Any,
+        segment: Segment,
+        window: torch.Tensor,
+        noise: torch.Tensor,
+        progress: host.SamplingProgress,
+        done: int,
+    ) -> torch.Tensor:
+        height, width = window.shape[-2:]
+        # A clean frame's reference channels hold its own latent: exactly what the window holds.
+        concat = window.clone() if self.kind == "concat" else None
+        host.aim_guider(guider, self.guider, self.options.view(segment, height, width), concat)
+        result = host.sample(
+            guider,
+            noise,
+            window,
+            self.sampler,
+            self.sigmas,
+            mask=clean_mask(len(segment.window), segment.clean, height, width),
+            callback=progress.callback(done, segment.clean),
+            # Samplers that add noise of their own must not repeat it in every segment.
+            seed=(self.noise.seed + segment.index) % 2**64,
+        )
+        progress.finish(done + len(self.sigmas) - 1)
+        checks.finite_segment(result, segment)
+        return result

@@ -27,6 +27,14 @@ class Codec:
     options: dict[str, str] = field(default_factory=dict)
     container_options: dict[str, str] = field(default_factory=dict)
 
+    def check_available(self) -> None:
+        """Raise ValueError if the installed FFmpeg was built without this encoder."""
+        if self.encoder not in av.codecs_available:
+            raise ValueError(
+                f"The encoder {self.encoder} is not part of the installed PyAV; choose h264, or install "
+                "the PyAV wheel that ComfyUI's requirements ask for."
+            )
+
 
 CODECS = {
     # use_metadata_tags keeps the workflow; faststart lets browsers play while loading.

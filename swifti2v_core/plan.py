@@ -79,7 +79,7 @@ def plan_segments(latent_frames: int, segment_frames: int = 3, neighbors: int = 
 def _check_plan(latent_frames: int, segment_frames: int, neighbors: int) -> None:
     if latent_frames < 2:
         raise ValueError(
-            f"The clip has {latent_frames} latent frame(s), but the first one is the photo and at "
+            f"The clip has {latent_frames} latent frame, but the first one is the photo and at "
             "least one more must be generated; the nearest valid number is 2 (5 frames)."
         )
     if segment_frames < 1:

@@ -52,7 +52,8 @@ def parse_timesteps(text: str) -> tuple[float, ...]:
             'for example "1000, 750, 500, 250".'
         ) from None
     falling = all(a > b for a, b in pairwise(timesteps))
-    if not timesteps or not falling or timesteps[0] > FULL_TIMESTEP or timesteps[-1] <= 0:
+    # Said positively, so that NaN fails.
+    if not (timesteps and falling and timesteps[0] <= FULL_TIMESTEP and timesteps[-1] > 0):
         raise ValueError(
             f'timesteps is "{text}", but must fall from at most 1000 to more than 0, '
             'for example "1000, 750, 500, 250".'

@@ -384,8 +384,9 @@ def test_one_progress_bar_and_a_preview_of_the_frame_being_made(run, stage_two, 
 
 
 def test_a_stock_lora_changes_the_result(run, stage_two, text, z_ref, workspace):
-    import nodes as host_nodes
     from safetensors.torch import save_file
+
+    import nodes as host_nodes
 
     generator = torch.Generator().manual_seed(0)
     save_file(

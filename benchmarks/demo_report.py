@@ -1,0 +1,153 @@
+"""What the demo made, in figures and at a glance.
+
+For a camera move the truth is known: the same move rendered at full size. The table compares the
+video with it, beside plain upscaling of the motion clip and the autoencoder's round trip of the
+truth, the best that any latent can give. The contact sheet shows frames of the video over the same
+frames of plain upscaling.
+
+Run by ``python3 dev.py demo``; by itself::
+
+    python benchmarks/demo_report.py --video V.mp4 --photo P.jpg --motion camera --comfyui FOLDER --sheet S.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from kornia.metrics import psnr, ssim
+from PIL import Image, ImageDraw, ImageOps
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))
+
+from swifti2v_core.camera import CameraMove, camera_motion  # noqa: E402
+from swifti2v_core.resize import resize  # noqa: E402
+
+SHEET_COLUMNS = 6
+THUMBNAIL_WIDTH = 320
+
+
+def read_video(path: Path) -> tuple[torch.Tensor, dict[str, str]]:
+    """Return the frames ``[F, H, W, 3]`` in 0..1 and the file's tags."""
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        tags = dict(container.metadata)
+    return torch.from_numpy(np.stack(frames)).float() / 255, tags
+
+
+def read_photo(path: Path) -> torch.Tensor:
+    """Return a photo ``[1, H, W, 3]`` in 0..1, upright."""
+    with Image.open(path) as picture:
+        pixels = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"), dtype=np.float32) / 255
+    return torch.from_numpy(pixels)[None]
+
+
+def node_inputs(tags: dict[str, str], node: str) -> dict[str, object]:
+    """Return the inputs of a node in the graph that the video carries."""
+    return next(n["inputs"] for n in json.loads(tags["prompt"]).values() if n["class_type"] == node)
+
+
+def move_of(inputs: dict[str, object]) -> CameraMove:
+    """Return the camera move that SwiftI2V_CameraMotion was asked for."""
+    return CameraMove(**{name: inputs[name] for name in CameraMove.__dataclass_fields__})
+
+
+def round_trip(comfyui: Path, frames: torch.Tensor) -> torch.Tensor:
+    """Encode and decode frames with the demo's autoencoder in the host."""
+    sys.path.insert(0, str(comfyui))
+    sys.argv = ["main.py", "--cpu"]
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    import comfy.sd
+    import comfy.utils
+
+    weights = comfy.utils.load_torch_file(str(ROOT / "tests/assets/tiny/tiny_vae48.safetensors"))
+    vae = comfy.sd.VAE(sd=weights)
+    with torch.inference_mode():
+        return vae.decode(vae.encode(frames))[0]
+
+
+def sharpness(frames: torch.Tensor) -> float:
+    """Return the standard deviation of the luma Laplacian, averaged over frames, in 8-bit levels."""
+    luma = (frames * frames.new_tensor([0.299, 0.587, 0.114])).sum(dim=-1, keepdim=True).movedim(-1, 1)
+    kernel = luma.new_tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
+    return float(torch.nn.functional.conv2d(luma, kernel).std(dim=(1, 2, 3)).mean() * 255)
+
+
+def figures(frames: torch.Tensor, truth: torch.Tensor) -> tuple[float, float, float]:
+    """Return PSNR in dB and SSIM of the frames after frame 0, and sharpness."""
+    pairs = [
+        (float(psnr(a, b, 1.0)), float(ssim(a[None], b[None], 11).mean()))
+        for a, b in zip(frames[1:].movedim(-1, 1), truth[1:].movedim(-1, 1), strict=True)
+    ]
+    similarity = np.mean(pairs, axis=0)
+    return float(similarity[0]), float(similarity[1]), sharpness(frames[1:])
+
+
+def print_table(rows: dict[str, tuple[float, float, float]]) -> None:
+    """Print one line per row."""
+    print(f"{'against the known truth':<34}{'PSNR':>9}{'SSIM':>9}{'sharpness':>11}")
+    for name, (decibel, similarity, detail) in rows.items():
+        fidelity = f"{decibel:>6.2f} dB{similarity:>9.3f}" if np.isfinite(decibel) else f"{'-':>9}{'-':>9}"
+        print(f"{name:<34}{fidelity}{detail:>11.2f}")
+
+
+def contact_sheet(rows: dict[str, torch.Tensor], path: Path) -> None:
+    """Save evenly spaced frames of each clip, one clip per row, as a PNG."""
+    count = len(next(iter(rows.values())))
+    picked = [round(i * (count - 1) / (SHEET_COLUMNS - 1)) for i in range(SHEET_COLUMNS)]
+    height, width = next(iter(rows.values())).shape[1:3]
+    cell = (THUMBNAIL_WIDTH, round(THUMBNAIL_WIDTH * height / width))
+    sheet = Image.new("RGB", (SHEET_COLUMNS * (cell[0] + 4) + 4, len(rows) * (cell[1] + 22) + 4), "white")
+    pen = ImageDraw.Draw(sheet)
+    for row, (name, frames) in enumerate(rows.items()):
+        top = 4 + row * (cell[1] + 22)
+        pen.text((6, top), f"{name}: frames {', '.join(map(str, picked))}", fill="black")
+        for column, frame in enumerate(picked):
+            pixels = (frames[frame] * 255).round().to(torch.uint8).numpy()
+            picture = Image.fromarray(pixels).resize(cell, Image.LANCZOS)
+            sheet.paste(picture, (4 + column * (cell[0] + 4), top + 16))
+    sheet.save(path)
+
+
+def main() -> None:
+    """Read the command line, print the figures, save the sheet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    for name in ("video", "photo", "comfyui", "sheet"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--motion", choices=["camera", "model"], required=True)
+    options = parser.parse_args()
+
+    video, tags = read_video(options.video)
+    count, height, width = video.shape[:3]
+    rows = {"video": video}
+    if options.motion == "camera":
+        photo, inputs = read_photo(options.photo), node_inputs(tags, "SwiftI2V_CameraMotion")
+        move, fit = move_of(inputs), inputs["fit"]
+        truth = camera_motion(photo, width, height, count, move, fit)
+        motion = camera_motion(photo, inputs["width"], inputs["height"], count, move, fit)
+        upscaled = resize(motion, width, height)
+        rows |= {"plain upscaling": upscaled, "truth": truth}
+        ceiling = round_trip(options.comfyui, truth)
+        print_table(
+            {
+                "this video": figures(video, truth),
+                "plain upscaling of the motion": figures(upscaled, truth),
+                "ceiling (autoencoder round trip)": figures(ceiling, truth),
+                "the truth itself": (float("inf"), 1.0, sharpness(truth[1:])),
+            }
+        )
+    else:
+        print(f"sharpness {sharpness(video[1:]):.2f}; no truth is known for a motion that a model invents")
+    contact_sheet(rows, options.sheet)
+
+
+if __name__ == "__main__":
+    main()
