@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..swifti2v_core.geometry import check_size, latent_frame_count
-from ..swifti2v_core.reference import ReferenceSettings, build_reference
+from ..swifti2v_core.reference import ReferenceSettings, build_reference, with_anchor
 from . import checks, host, widgets
 
 
@@ -91,4 +91,5 @@ class AnchorEncode(io.ComfyNode):
             )
         settings = ReferenceSettings(width, height, frames, fit, upscale)
         reference = build_reference(image, motion, settings, color_match)
-        return io.NodeOutput({"samples": host.encode(vae, reference)})
+        latent = with_anchor(host.encode(vae, reference), host.encode(vae, reference[:1]))
+        return io.NodeOutput({"samples": latent})

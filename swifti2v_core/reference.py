@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .geometry import FRAMES_PER_LATENT
@@ -111,6 +112,22 @@ def reference_chunks(
         chunk = motion[indices[start : start + FRAMES_PER_LATENT]]
         chunk = fit_frames(chunk, width, height, settings.fit, settings.kernel)
         yield chunk if transfer is None else match_color(chunk, *transfer)
+
+
+def with_anchor(latent: Tensor, photo_latent: Tensor) -> Tensor:
+    """Return a clip's latent with the photo's own latent as frame 0.
+
+    A causal autoencoder gives the same frame 0 with or without the clip behind it. Others, such as
+    the small TAEHV family, mix the next frames into it; the anchor must be the photo alone.
+
+    Parameters
+    ----------
+    latent
+        ``[B, C, T, h, w]`` of the whole reference.
+    photo_latent
+        ``[B, C, 1, h, w]`` of the photo encoded alone.
+    """
+    return torch.cat((photo_latent[:, :, :1], latent[:, :, 1:]), dim=2)
 
 
 def build_reference(
