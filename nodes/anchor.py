@@ -90,6 +90,6 @@ class AnchorEncode(io.ComfyNode):
                 frames,
             )
         settings = ReferenceSettings(width, height, frames, fit, upscale)
-        reference = build_reference(image, motion, settings, color_match)
+        reference = build_reference(image, motion, settings, color_match, host.frame_progress(frames))
         latent = with_anchor(host.encode(vae, reference), host.encode(vae, reference[:1]))
         return io.NodeOutput({"samples": latent})

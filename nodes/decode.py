@@ -127,8 +127,10 @@ class DecodeToVideo(io.ComfyNode):
         path, file, subfolder = host.save_path(filename_prefix, chosen.extension, width, height)
         tags = host.workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         rate = Fraction(fps).limit_denominator(1000)
+        report = host.frame_progress(len(frames))
         with VideoFile(path, width, height, rate, chosen, crf, tags) as video:
-            for frame in frames:
+            for done, frame in enumerate(frames, start=1):
                 video.write(frame)
+                report(done)
         preview = ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.output)])
         return io.NodeOutput(InputImpl.VideoFromFile(path), ui=preview)

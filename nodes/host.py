@@ -247,6 +247,17 @@ def to_storage(latent: torch.Tensor) -> torch.Tensor:
     return latent.to(device=comfy.model_management.intermediate_device(), dtype=torch.float32)
 
 
+def frame_progress(total: int) -> Callable[[int], None]:
+    """Return a function that shows how many of ``total`` frames are done and stops when cancelled."""
+    bar = comfy.utils.ProgressBar(total)
+
+    def report(done: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done)
+
+    return report
+
+
 class SamplingProgress:
     """One progress bar over several samplings, with a preview of the frames being made.
 

@@ -321,4 +321,5 @@ class CameraMotion(io.ComfyNode):
         check_size(width, height)
         latent_frame_count(frames)
         move = camera.CameraMove(pan_x, pan_y, zoom, rotate, tilt, sway, easing, seed)
-        return io.NodeOutput(camera.camera_motion(image, width, height, frames, move, fit))
+        report = host.frame_progress(frames)
+        return io.NodeOutput(camera.camera_motion(image, width, height, frames, move, fit, report))

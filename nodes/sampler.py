@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from comfy_api.latest import io
 
 from ..swifti2v_core.attention import ReadOnlyContext
 from ..swifti2v_core.geometry import tokens_per_latent_frame
-from ..swifti2v_core.plan import Segment, clamped_positions, plan_segments, true_positions
+from ..swifti2v_core.plan import Segment, clamped_positions, plan_segments, true_positions, window_tokens
 from ..swifti2v_core.segments import clean_mask, run_segments, take_window
 from ..swifti2v_core.sigmas import check_denoise, flow_sigmas
 from . import checks, host, widgets
@@ -333,9 +334,26 @@ class SegmentSampling:
                 done = (len(self.sigmas) - 1) * (segment.index - start)
                 return self._denoise(guider, segment, window, take_window(noise, segment), progress, done)
 
+            begin = time.monotonic()
             for segment in run_segments(latents, segments, denoise, start=start):
                 host.logger.debug("Segment %d of %d is done", segment.index + 1, len(segments))
+        self._log(latents, segments, time.monotonic() - begin)
         return host.to_storage(latents)
+
+    def _log(self, latents: torch.Tensor, segments: list[Segment], seconds: float) -> None:
+        height, width = (size * 16 for size in latents.shape[-2:])
+        host.logger.info(
+            "Stage II (%s, %s): %dx%d, %d latent frames, %d segments, %d steps, %d tokens a window, %.1f s",
+            self.kind,
+            self.options.context,
+            width,
+            height,
+            latents.shape[2],
+            len(segments),
+            len(self.sigmas) - 1,
+            window_tokens(segments, height, width),
+            seconds,
+        )
 
     def _denoise(
         self,

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from kornia.geometry.transform import warp_perspective
 from torch import Tensor
 
+from .pixels import Report, silent
 from .resize import Fit, fit_frames
 
 Easing = Literal["smooth", "linear"]
@@ -137,7 +138,13 @@ def _to_pixels(homographies: Tensor, width: int, height: int) -> Tensor:
 
 
 def camera_motion(
-    photo: Tensor, width: int, height: int, frames: int, move: CameraMove, fit: Fit = "crop"
+    photo: Tensor,
+    width: int,
+    height: int,
+    frames: int,
+    move: CameraMove,
+    fit: Fit = "crop",
+    report: Report = silent,
 ) -> Tensor:
     """Render a camera move over a photo.
 
@@ -153,6 +160,8 @@ def camera_motion(
         The camera's way. Where it leaves the photo, the photo is mirrored.
     fit
         Framing of the photo, see `resize.fit_frames`.
+    report
+        Called after every frame.
 
     Returns
     -------
@@ -169,4 +178,5 @@ def camera_motion(
             plane, warp[None], (big_height, big_width), mode="bilinear", padding_mode="reflection"
         )
         clip[frame] = F.avg_pool2d(view, SUPERSAMPLE)[0].movedim(0, -1)
+        report(frame + 1)
     return clip.clamp_(0, 1)

@@ -1,9 +1,18 @@
-"""Pixel values between float frames and bytes."""
+"""Pixel values between float frames and bytes, and how long loops over frames report."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+Report = Callable[[int], None]
+"""Called with the number of frames done; may raise to stop the loop."""
+
+
+def silent(done: int) -> None:
+    """Report nothing."""
 
 
 def to_bytes(frame: Tensor) -> Tensor:

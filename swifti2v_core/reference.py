@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .geometry import FRAMES_PER_LATENT
+from .pixels import Report, silent
 from .resize import Fit, Kernel, fit_frames, resize
 
 
@@ -131,7 +132,11 @@ def with_anchor(latent: Tensor, photo_latent: Tensor) -> Tensor:
 
 
 def build_reference(
-    photo: Tensor, motion: Tensor, settings: ReferenceSettings, color_match: bool = False
+    photo: Tensor,
+    motion: Tensor,
+    settings: ReferenceSettings,
+    color_match: bool = False,
+    report: Report = silent,
 ) -> Tensor:
     """Return the whole pixel reference, ``[frames, height, width, 3]``, filled chunk by chunk."""
     shape = (settings.frames, settings.height, settings.width, 3)
@@ -140,4 +145,5 @@ def build_reference(
     for chunk in reference_chunks(photo, motion, settings, color_match):
         reference[filled : filled + len(chunk)] = chunk
         filled += len(chunk)
+        report(filled)
     return reference

@@ -33,7 +33,7 @@ def resize(frames: Tensor, width: int, height: int, kernel: Kernel = "bicubic") 
         ``[F, height, width, 3]`` clamped to 0..1.
     """
     if frames.shape[1:3] == (height, width):
-        return frames
+        return frames.clamp(0, 1)
     resized = RESIZERS[kernel](frames.movedim(-1, 1), height, width)
     return resized.clamp_(0, 1).movedim(1, -1)
 

@@ -1,5 +1,6 @@
 """The real server, with the pack in custom_nodes as a user has it."""
 
+import copy
 import json
 import sys
 import uuid
@@ -43,13 +44,13 @@ def graph():
 
 @pytest.fixture(scope="session")
 def play(server):
-    """Queue a graph and wait; returns (history entry, last progress)."""
+    """Queue a graph and wait; returns (history entry, progress after every message)."""
 
     def run(prompt, workflow=None):
         client, seen = uuid.uuid4().hex, []
         extra = {"extra_pnginfo": {"workflow": workflow}} if workflow else None
         prompt_id = server.queue(prompt, client, extra)
-        entry = server.wait(prompt_id, client, seen.append, timeout=900)
+        entry = server.wait(prompt_id, client, lambda now: seen.append(copy.copy(now)), timeout=900)
         return entry, seen
 
     return run
