@@ -21,9 +21,9 @@ def _lora_input(name: str, tooltip: str) -> io.Combo.Input:
     return io.Combo.Input(name, options=[NONE, *host.model_files("loras")], tooltip=tooltip)
 
 
-def _lora_strength() -> io.Float.Input:
+def _lora_strength(name: str = "lora_strength") -> io.Float.Input:
     return io.Float.Input(
-        "lora_strength",
+        name,
         default=1.0,
         min=-10.0,
         max=10.0,
@@ -92,14 +92,15 @@ class LoadStageI(io.ComfyNode):
                 ),
                 _lora_input(
                     "high_noise_lora",
-                    "LoRA for the first model, from models/loras. Default none. With a 4-step LoRA "
-                    "here and below, 4 steps at CFG 1 are enough.",
+                    "LoRA for the first model, from models/loras. Default none. With a 4-step LoRA for "
+                    "each expert, 4 steps at CFG 1 are enough.",
                 ),
+                _lora_strength("high_noise_lora_strength"),
                 _lora_input(
                     "low_noise_lora",
                     "LoRA for the low-noise expert. Default none. Ignored without that expert.",
                 ),
-                _lora_strength(),
+                _lora_strength("low_noise_lora_strength"),
                 _shift(),
                 _weight_dtype(),
             ],
@@ -121,8 +122,9 @@ class LoadStageI(io.ComfyNode):
         high_noise_model: str,
         low_noise_model: str,
         high_noise_lora: str,
+        high_noise_lora_strength: float,
         low_noise_lora: str,
-        lora_strength: float,
+        low_noise_lora_strength: float,
         shift: float,
         weight_dtype: str,
     ) -> io.NodeOutput:
@@ -130,11 +132,11 @@ class LoadStageI(io.ComfyNode):
             channels = None if name == NONE else host.input_channels_of_file(name)
             if channels is not None:
                 checks.check_stage_one_channels(channels, f"The Stage I model {name}")
-        high = _load(high_noise_model, high_noise_lora, lora_strength, shift, weight_dtype)
+        high = _load(high_noise_model, high_noise_lora, high_noise_lora_strength, shift, weight_dtype)
         checks.stage_one_model(high, f"The Stage I model {high_noise_model}")
         if low_noise_model == NONE:
             return io.NodeOutput(high, high)
-        low = _load(low_noise_model, low_noise_lora, lora_strength, shift, weight_dtype)
+        low = _load(low_noise_model, low_noise_lora, low_noise_lora_strength, shift, weight_dtype)
         checks.stage_one_model(low, f"The Stage I model {low_noise_model}")
         return io.NodeOutput(high, low)
 

@@ -15,6 +15,7 @@ from ..swifti2v_core.plan import Segment, clamped_positions, plan_segments, true
 from ..swifti2v_core.segments import clean_mask, run_segments, take_window
 from ..swifti2v_core.sigmas import check_denoise, flow_sigmas
 from . import checks, host, widgets
+from .windows import WindowView
 
 CATEGORY = "SwiftI2V"
 
@@ -52,11 +53,11 @@ class WindowOptions:
         """Return the time positions of a segment's window."""
         return POSITIONS[self.time_positions](segment)
 
-    def view(self, segment: Segment, height: int, width: int) -> host.WindowView:
+    def view(self, segment: Segment, height: int, width: int) -> WindowView:
         """Return what the model must know of a window of latents of a size."""
         clean_tokens = segment.clean * tokens_per_latent_frame(height * 16, width * 16)
         read_only = ReadOnlyContext(clean_tokens) if self.context == "read-only" else None
-        return host.WindowView(self.positions(segment), segment.clean, read_only)
+        return WindowView(self.positions(segment), segment.clean, read_only)
 
 
 def _window_inputs() -> list[io.Input]:

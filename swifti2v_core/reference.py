@@ -107,10 +107,10 @@ def reference_chunks(
     indices = resample_indices(motion.shape[0], settings.frames)[1:]
     transfer = None
     if color_match:
-        first = fit_frames(motion[:1], width, height, settings.fit, settings.kernel)
+        first = fit_frames(motion[:1].to(photo.device), width, height, settings.fit, settings.kernel)
         transfer = color_transfer(first, fitted_photo)
     for start in range(0, len(indices), FRAMES_PER_LATENT):
-        chunk = motion[indices[start : start + FRAMES_PER_LATENT]]
+        chunk = motion[indices[start : start + FRAMES_PER_LATENT]].to(photo.device)
         chunk = fit_frames(chunk, width, height, settings.fit, settings.kernel)
         yield chunk if transfer is None else match_color(chunk, *transfer)
 
@@ -140,7 +140,7 @@ def build_reference(
 ) -> Tensor:
     """Return the whole pixel reference, ``[frames, height, width, 3]``, filled chunk by chunk."""
     shape = (settings.frames, settings.height, settings.width, 3)
-    reference = photo.new_empty(shape)
+    reference = torch.empty(shape, dtype=torch.float32, device=photo.device)
     filled = 0
     for chunk in reference_chunks(photo, motion, settings, color_match):
         reference[filled : filled + len(chunk)] = chunk

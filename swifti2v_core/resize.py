@@ -89,9 +89,9 @@ def fit_frames(
     Returns
     -------
     Tensor
-        ``[F, height, width, 3]``, 0..1.
+        ``[F, height, width, 3]`` float32, 0..1.
     """
-    return FITS[fit](frames[..., :3], width, height, kernel)
+    return FITS[fit](frames[..., :3].float(), width, height, kernel)
 
 
 def _crop(frames: Tensor, width: int, height: int, kernel: Kernel) -> Tensor:

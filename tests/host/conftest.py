@@ -71,6 +71,7 @@ def pack(workspace):
         checks=modules["nodes.checks"],
         sampler=modules["nodes.sampler"],
         video_file=modules["nodes.video_file"],
+        windows=modules["nodes.windows"],
         modules=modules,
     )
 

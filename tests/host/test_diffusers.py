@@ -53,13 +53,13 @@ def test_host_and_diffusers_agree_on_a_window(pack, stage_two, stage_one, text, 
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, channels, 5, 6, 8, generator=generator)
     timestep = torch.tensor([[0.0, 0.0, 937.5, 937.5, 937.5]])
-    view = pack.host.WindowView(positions, clean)
+    view = pack.windows.WindowView(positions, clean)
     executor = type("Executor", (), {"class_obj": host_model.model.diffusion_model})
     model, rope = diffusers_model(name, channels)
     rope.positions = positions
     with torch.inference_mode():
-        ours = pack.host._window_forward(
-            executor, x, timestep, text[0][0][0], transformer_options={pack.host.KEY: view}
+        ours = pack.windows.window_forward(
+            executor, x, timestep, text[0][0][0], transformer_options={pack.windows.KEY: view}
         )
         per_token = timestep.repeat_interleave(3 * 4, dim=1)
         theirs = model(x, per_token, text[0][0][0], return_dict=False)[0]
