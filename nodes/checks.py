@@ -189,8 +189,7 @@ def stage_two_model(value: Any) -> str:
 def reference(value: Any) -> torch.Tensor:
     """Return the samples of a ``z_ref`` LATENT that Stage II can work on."""
     samples = stage_two_latent(value, "z_ref")
-    height, width = samples.shape[-2] * 16, samples.shape[-1] * 16
-    geometry.check_size(width, height)
+    geometry.check_size(*geometry.pixel_size(samples))
     # A latent that holds the photo alone, as ComfyUI's own image-to-video nodes make it, has no motion.
     if not (samples[:, :, 1:] if samples.shape[2] > 1 else samples).any():
         raise ValueError(
@@ -235,14 +234,19 @@ def empty_or_checked(model: Any, value: Any, what: str) -> Any:
     """Return a prompt that fits the model, an empty one for None."""
     if value is None:
         return host.empty_conditioning(model)
-    needed = host.text_width(model)
     for text, _ in conditioning(value, what):
-        if text.shape[-1] != needed:
-            raise ValueError(
-                f"{what} is {text.shape[-1]} wide, but this model reads {needed}; encode it with the umt5 "
-                "text encoder (CLIP Loader, type wan)."
-            )
+        text_width(model, text, what)
     return value
+
+
+def text_width(model: Any, text: torch.Tensor, what: str) -> None:
+    """Raise ValueError unless a text embedding is as wide as the model reads it."""
+    needed = host.text_width(model)
+    if text.shape[-1] != needed:
+        raise ValueError(
+            f"{what} is {text.shape[-1]} wide, but this model reads {needed}; encode it with the umt5 "
+            "text encoder (CLIP Loader, type wan)."
+        )
 
 
 def fixed(options: dict[str, Any], what: str) -> None:
@@ -269,16 +273,33 @@ def custom_sampling(noise: Any, guider: Any, sampler: Any, sigmas: Any) -> None:
     if len(sigmas) < 2:
         raise ValueError("sigmas holds no step (denoise 0 makes such a schedule); give it at least one.")
     if not (sigmas[0] <= 1 and (sigmas[:-1] > sigmas[1:]).all() and sigmas[-1] >= 0):
+        first = ", ".join(f"{sigma:g}" for sigma in sigmas.tolist()[:6])
         raise ValueError(
-            f"sigmas goes from {sigmas[0]:g} to {sigmas[-1]:g}, but a flow model needs values that "
-            "fall from at most 1 to 0; use a scheduler node with this model."
+            f"sigmas begins {first}, but a flow model needs values that fall at every step, from at most "
+            "1 to at least 0; use a scheduler node with this model."
         )
+
+
+def guider_conditions(guider: Any) -> None:
+    """Raise ValueError if a guider's conditions do not fit windows or the model."""
     for name, conditions in guider.original_conds.items():
         for condition in conditions:
             fixed(condition, name)
+            if condition.get("cross_attn") is not None:
+                text_width(guider.model_patcher, condition["cross_attn"], name)
 
 
-def segment_range(start: int, end: int, count: int, latent_given: Any) -> tuple[int, int]:
+def from_pure_noise(sigmas: torch.Tensor) -> torch.Tensor:
+    """Return ``sigmas`` if they start at pure noise; Stage I has no frames to start from."""
+    if sigmas[0] < 1:
+        raise ValueError(
+            f"timesteps starts at sigma {sigmas[0]:g}, but Stage I starts from pure noise; the nearest "
+            "valid first timestep is 1000."
+        )
+    return sigmas
+
+
+def segment_range(start: int, end: int, count: int, resumed: bool) -> tuple[int, int]:
     """Return the segments to make as a range; ``end`` 0 means all."""
     end = end or count
     if not 0 <= start < end <= count:
@@ -286,7 +307,7 @@ def segment_range(start: int, end: int, count: int, latent_given: Any) -> tuple[
             f"start_segment is {start} and end_segment {end}, but the clip has {count} segments; "
             f"choose a start from 0 to {count - 1} and an end above it, at most {count}."
         )
-    if start and latent_given is None:
+    if start and not resumed:
         raise ValueError(
             f"start_segment is {start}, but no latent holds the segments before it; connect the "
             "latent to go on from, or start at 0."

@@ -93,7 +93,15 @@ def apply_lora(model: Any, name: str, strength: float) -> Any:
 
 
 def check_save_path(prefix: str) -> None:
-    """Raise ValueError if a prefix leaves ComfyUI's output folder; ComfyUI says so only on saving."""
+    """Raise ValueError if a prefix names no file inside ComfyUI's output folder.
+
+    ComfyUI says so only on saving, after minutes of work.
+    """
+    if not os.path.basename(prefix):
+        raise ValueError(
+            f'filename_prefix is "{prefix}", which names no file; '
+            f'the nearest valid value is "{prefix}SwiftI2V".'
+        )
     output = os.path.abspath(folder_paths.get_output_directory())
     target = os.path.abspath(os.path.join(output, prefix))
     if not target.startswith(os.path.join(output, "")):

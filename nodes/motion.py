@@ -12,7 +12,7 @@ from ..swifti2v_core import camera
 from ..swifti2v_core.geometry import check_size, latent_frame_count
 from ..swifti2v_core.resize import fit_frames
 from ..swifti2v_core.segments import clean_mask
-from ..swifti2v_core.sigmas import EXPERT_BOUNDARY, flow_sigmas, split_sigmas
+from ..swifti2v_core.sigmas import EXPERT_BOUNDARY, split_sigmas
 from ..swifti2v_core.stage_one import keep_clean, photo_first, photo_then_gray
 from . import checks, host, widgets
 
@@ -75,7 +75,8 @@ class MotionSampler(io.ComfyNode):
                 io.Model.Input(
                     "model_high_noise",
                     tooltip="The high-noise expert of Wan2.2-I2V-A14B, or a single model such as "
-                    "Wan2.2-TI2V-5B. Set its shift in the loader.",
+                    "Wan2.2-TI2V-5B. With another loader than SwiftI2V's, set the shift to 5 with "
+                    "ModelSamplingSD3.",
                 ),
                 io.Vae.Input(
                     "vae",
@@ -146,8 +147,7 @@ class MotionSampler(io.ComfyNode):
         check_size(width, height, multiple=16 if channels == 16 else 32)
         latent_frame_count(frames)
         prompts = checks.prompts(model_high_noise, positive, negative)
-        chosen = widgets.chosen_timesteps(timesteps, steps)
-        sigmas = flow_sigmas(chosen, host.model_shift(model_high_noise))
+        sigmas = checks.from_pure_noise(widgets.schedule(model_high_noise, steps, timesteps))
 
         start = STARTS[channels](vae, fit_frames(image, width, height, fit), frames)
         parts = split_sigmas(sigmas, boundary) if len(experts) == 2 else (sigmas,)
@@ -183,7 +183,6 @@ def _sample(
     latent = start.latent
     noise = host.SeededNoise(seed).generate_noise({"samples": latent})
     positive, negative = (host.extend_conditioning(p, start.conditions) for p in prompts)
-    first_frame = 0 if start.mask is None else 1
     done = 0
     with host.SamplingProgress(experts[0], sum(len(part) - 1 for part in parts)) as progress:
         for model, sigmas in zip(experts, parts, strict=True):
@@ -196,7 +195,7 @@ def _sample(
                 host.sampler_object(sampler_name),
                 sigmas,
                 mask=start.mask,
-                callback=progress.callback(done, first_frame),
+                callback=progress.callback(done, first_frame=1),
                 seed=seed,
             )
             latent = keep_clean(result, start.latent, start.mask)

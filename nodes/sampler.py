@@ -10,10 +10,10 @@ import torch
 from comfy_api.latest import io
 
 from ..swifti2v_core.attention import ReadOnlyContext
-from ..swifti2v_core.geometry import tokens_per_latent_frame
+from ..swifti2v_core.geometry import pixel_size, tokens_per_latent_frame
 from ..swifti2v_core.plan import Segment, clamped_positions, plan_segments, true_positions, window_tokens
-from ..swifti2v_core.segments import clean_mask, run_segments, take_window
-from ..swifti2v_core.sigmas import check_denoise, flow_sigmas
+from ..swifti2v_core.segments import clean_mask, keep_finished, run_segments, take_window
+from ..swifti2v_core.sigmas import check_denoise
 from . import checks, host, widgets
 from .windows import WindowView
 
@@ -53,9 +53,9 @@ class WindowOptions:
         """Return the time positions of a segment's window."""
         return POSITIONS[self.time_positions](segment)
 
-    def view(self, segment: Segment, height: int, width: int) -> WindowView:
-        """Return what the model must know of a window of latents of a size."""
-        clean_tokens = segment.clean * tokens_per_latent_frame(height * 16, width * 16)
+    def view(self, segment: Segment, width: int, height: int) -> WindowView:
+        """Return what the model must know of a window of a pixel size."""
+        clean_tokens = segment.clean * tokens_per_latent_frame(height, width)
         read_only = ReadOnlyContext(clean_tokens) if self.context == "read-only" else None
         return WindowView(self.positions(segment), segment.clean, read_only)
 
@@ -87,8 +87,9 @@ def _window_inputs() -> list[io.Input]:
             advanced=True,
             tooltip="Whether photo and neighbors may look at the frames being made. bidirectional "
             "(default) is what the paper and the weights use. read-only reuses their keys and values "
-            "after the first step, which is faster and keeps about 1.3 GB per 2560x1408 latent frame "
-            "in GPU memory (TI2V-5B), but joins segments worse unless the weights were trained so.",
+            "after the first step, which is faster and keeps about 1.3 GB per clean latent frame in GPU "
+            "memory (2560x1408, TI2V-5B; twice that when cfg is not 1), but joins segments worse unless "
+            "the weights were trained so.",
         ),
         io.Combo.Input(
             "time_positions",
@@ -135,7 +136,8 @@ class SegmentSampler(io.ComfyNode):
                 io.Model.Input(
                     "model",
                     tooltip="Stage II weights from SwiftI2V Load Stage II Model or any other loader: 96 "
-                    "input channels (concat) or plain Wan2.2-TI2V-5B with 48.",
+                    "input channels (concat) or plain Wan2.2-TI2V-5B with 48. With another loader than "
+                    "SwiftI2V's, set the shift to 5 with ModelSamplingSD3.",
                 ),
                 _z_ref_input(),
                 *widgets.prompts("the video"),
@@ -182,8 +184,7 @@ class SegmentSampler(io.ComfyNode):
         options = WindowOptions(segment_frames, neighbors, context, time_positions)
         segments = options.plan(reference.shape[2])
         check_denoise(denoise)
-        chosen = widgets.chosen_timesteps(timesteps, steps)
-        sigmas = flow_sigmas(chosen, host.model_shift(model), denoise)
+        sigmas = widgets.schedule(model, steps, timesteps, denoise)
         prompts = checks.prompts(model, positive, negative)
         if kind == "plain" and denoise == 1:
             host.logger.warning(
@@ -234,8 +235,9 @@ class SegmentSamplerAdvanced(io.ComfyNode):
                 io.Latent.Input(
                     "latent",
                     optional=True,
-                    tooltip="A clip that is finished up to start_segment, to go on from. Unconnected: "
-                    "everything is made anew. Must have the shape of z_ref.",
+                    tooltip="A clip that is finished up to start_segment, to go on from; what it holds "
+                    "after that is made anew from z_ref. Unconnected: everything is made anew. Must have "
+                    "the shape of z_ref.",
                 ),
                 *_window_inputs(),
                 io.Int.Input(
@@ -280,14 +282,17 @@ class SegmentSamplerAdvanced(io.ComfyNode):
     ) -> io.NodeOutput:
         checks.custom_sampling(noise, guider, sampler, sigmas)
         kind = checks.stage_two_model(guider.model_patcher)
+        checks.guider_conditions(guider)
         reference = checks.reference(z_ref)
         options = WindowOptions(segment_frames, neighbors, context, time_positions)
         segments = options.plan(reference.shape[2])
-        start, end = checks.segment_range(start_segment, end_segment, len(segments), latent)
-        latents = reference if latent is None else checks.stage_two_latent(latent, "latent")
-        checks.same_shape(latents, reference)
+        start, end = checks.segment_range(start_segment, end_segment, len(segments), latent is not None)
+        latents = reference.to(torch.float32, copy=True)
+        if latent is not None:
+            given = checks.stage_two_latent(latent, "latent")
+            checks.same_shape(given, reference)
+            keep_finished(latents, given, segments[start])
         sampling = SegmentSampling(kind, guider, noise, sampler, sigmas, options)
-        latents = latents.to(torch.float32, copy=True)
         return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments[:end], start)})
 
 
@@ -338,11 +343,11 @@ class SegmentSampling:
             begin = time.monotonic()
             for segment in run_segments(latents, segments, denoise, start=start):
                 host.logger.debug("Segment %d of %d is done", segment.index + 1, len(segments))
-        self._log(latents, segments, time.monotonic() - begin)
+        self._log(latents, segments[start:], time.monotonic() - begin)
         return host.to_storage(latents)
 
     def _log(self, latents: torch.Tensor, segments: list[Segment], seconds: float) -> None:
-        height, width = (size * 16 for size in latents.shape[-2:])
+        width, height = pixel_size(latents)
         host.logger.info(
             "Stage II (%s, %s): %dx%d, %d latent frames, %d segments, %d steps, %d tokens a window, %.1f s",
             self.kind,
@@ -368,7 +373,7 @@ class SegmentSampling:
         height, width = window.shape[-2:]
         # A clean frame's reference channels hold its own latent: exactly what the window holds.
         concat = window.clone() if self.kind == "concat" else None
-        host.aim_guider(guider, self.guider, self.options.view(segment, height, width), concat)
+        host.aim_guider(guider, self.guider, self.options.view(segment, *pixel_size(window)), concat)
         result = host.sample(
             guider,
             noise,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from comfy_api.latest import io
 
-from ..swifti2v_core.sigmas import even_timesteps, parse_timesteps
+from ..swifti2v_core.sigmas import RECIPE_SHIFT, even_timesteps, flow_sigmas, parse_timesteps
 from . import host
 
 
@@ -108,9 +111,13 @@ def timesteps() -> io.String.Input:
     )
 
 
-def chosen_timesteps(text: str, count: int) -> tuple[float, ...]:
-    """Return the timesteps that the two widgets above ask for."""
-    return parse_timesteps(text) if text.strip() else even_timesteps(count)
+def schedule(model: Any, steps_asked: int, timesteps_asked: str, denoise: float = 1.0) -> torch.Tensor:
+    """Return the sigmas that the two widgets above ask for, with the model's shift."""
+    chosen = parse_timesteps(timesteps_asked) if timesteps_asked.strip() else even_timesteps(steps_asked)
+    shift = host.model_shift(model)
+    if shift != RECIPE_SHIFT:
+        host.logger.info("The model's shift is %g; Wan2.2 and the few-step recipes use 5.", shift)
+    return flow_sigmas(chosen, shift, denoise)
 
 
 def prompts(stage: str) -> list[io.Conditioning.Input]:

@@ -43,6 +43,7 @@ class WindowView:
     read_only: ReadOnlyContext | None = None
 
 
+@torch.compiler.disable(recursive=False)
 def window_forward(
     executor: Any,
     x: torch.Tensor,
@@ -57,6 +58,27 @@ def window_forward(
 
     ``WanModel._forward`` numbers the frames 0, 1, 2, …; core's context windows cannot say otherwise.
     So the network's ``forward_orig`` is called with rotary frequencies put together per frame.
+
+    Not compiled itself (the network below it is): ComfyUI's TorchCompileModel drops guards on the
+    transformer options, which would freeze the first window's positions into the graph.
+
+    Parameters
+    ----------
+    executor
+        ComfyUI's wrapper executor; ``executor.class_obj`` is the network.
+    x
+        Window with its concatenated conditions, ``[B, C_in, W, h, w]``.
+    timestep
+        ``[B]``, or ``[B, W]`` with one timestep per latent frame.
+    context
+        Text embeddings ``[B, L, text]``.
+    transformer_options
+        ComfyUI's options of this forward; holds the `WindowView`.
+
+    Returns
+    -------
+    Tensor
+        ``[B, C_out, W, h, w]``; frames that were left out are zero.
     """
     options = {} if transformer_options is None else transformer_options
     view: WindowView = options[KEY]
@@ -92,7 +114,7 @@ def _frequencies(
             width,
             t_start=position * scale,
             device=x.device,
-            dtype=x.dtype,
+            dtype=torch.float32,  # bfloat16 cannot tell positions above 256 apart
             transformer_options=options,
         )
         for position in positions
@@ -101,13 +123,18 @@ def _frequencies(
 
 
 def _conditioning(options: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what tells the batches of one forward apart: ComfyUI's ids of its conditions."""
-    return tuple(options.get("uuids", ()))
+    """Return what tells forwards apart: ComfyUI's ids of the conditions, and which blocks are replaced.
+
+    Skip-layer guidance runs the same conditions through fewer blocks.
+    """
+    replaced = frozenset(options.get("patches_replace", {}).get("dit", {}))
+    return (*options.get("uuids", ()), replaced)
 
 
 def read_only_override(previous: Callable[..., torch.Tensor] | None) -> Callable[..., Any]:
     """Return an attention override for read-only context, around the one that was there before."""
 
+    @torch.compiler.disable(recursive=False)
     def override(
         attention: Callable[..., torch.Tensor],
         query: torch.Tensor,

@@ -127,14 +127,30 @@ def _homography(step: float, aspect: float, move: CameraMove, sway_x: float, swa
     return homography
 
 
-def _to_pixels(homographies: Tensor, width: int, height: int) -> Tensor:
+def _pixels_to_frame(width: int, height: int) -> Tensor:
     half = height / 2
-    to_frame = torch.tensor(
+    return torch.tensor(
         [[1 / half, 0, (0.5 - width / 2) / half], [0, 1 / half, (0.5 - half) / half], [0, 0, 1]],
         dtype=torch.float64,
     )
-    pixels: Tensor = torch.linalg.inv(to_frame) @ homographies @ to_frame
-    return pixels
+
+
+class _Planes:
+    """The photo at the sizes that a zoom needs: a closer view is taken from a larger picture."""
+
+    def __init__(self, photo: Tensor, width: int, height: int, fit: Fit) -> None:
+        self._photo, self._width, self._height, self._fit = photo, width, height, fit
+        largest = max(photo.shape[1] / height, photo.shape[2] / width)
+        self._most_doublings = max(0, math.ceil(math.log2(largest)))
+        self._made: dict[int, Tensor] = {}
+
+    def for_zoom(self, zoom: float) -> Tensor:
+        """Return the photo ``[1, 3, h, w]`` at about ``zoom`` times the size of the view."""
+        doublings = min(self._most_doublings, max(0, round(math.log2(zoom))))
+        if doublings not in self._made:
+            size = (self._width << doublings, self._height << doublings)
+            self._made[doublings] = fit_frames(self._photo, *size, self._fit).movedim(-1, 1)
+        return self._made[doublings]
 
 
 def camera_motion(
@@ -168,14 +184,20 @@ def camera_motion(
     Tensor
         ``[frames, height, width, 3]`` float32, 0..1; frame 0 is the photo at rest.
     """
-    big_width, big_height = width * SUPERSAMPLE, height * SUPERSAMPLE
-    plane = fit_frames(photo, big_width, big_height, fit).movedim(-1, 1).float()
+    view_width, view_height = width * SUPERSAMPLE, height * SUPERSAMPLE
+    planes = _Planes(photo, view_width, view_height, fit)
+    to_view = torch.linalg.inv(_pixels_to_frame(view_width, view_height))
     homographies = camera_homographies(frames, width / height, move)
-    warps = _to_pixels(homographies, big_width, big_height).to(plane)
-    clip = plane.new_empty(frames, height, width, 3)
-    for frame, warp in enumerate(warps):
+    clip = torch.empty(frames, height, width, 3, device=photo.device)
+    for frame, homography in enumerate(homographies):
+        plane = planes.for_zoom(move.zoom ** EASINGS[move.easing](frame / max(1, frames - 1)))
+        warp = to_view @ homography @ _pixels_to_frame(plane.shape[3], plane.shape[2])
         view = warp_perspective(
-            plane, warp[None], (big_height, big_width), mode="bilinear", padding_mode="reflection"
+            plane,
+            warp[None].to(plane),
+            (view_height, view_width),
+            mode="bilinear",
+            padding_mode="reflection",
         )
         clip[frame] = F.avg_pool2d(view, SUPERSAMPLE)[0].movedim(0, -1)
         report(frame + 1)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 FRAMES_PER_LATENT = 4
 """Pixel frames per latent frame; latent frame 0 holds one pixel frame alone."""
 
-SIZE_MULTIPLE = 32
-"""Autoencoder factor 16 times transformer patch 2, for the 48-channel family."""
+LATENT_FACTOR = 16
+"""Pixels per latent cell of the 48-channel autoencoder, in both directions."""
+
+SIZE_MULTIPLE = 2 * LATENT_FACTOR
+"""Autoencoder factor times transformer patch 2, for the 48-channel family."""
 
 
 def nearest_multiple(value: int, multiple: int) -> int:
@@ -67,6 +72,11 @@ def latent_frame_count(frames: int) -> int:
 def pixel_frame_count(latent_frames: int) -> int:
     """Return the number of pixel frames that ``latent_frames`` latent frames decode to."""
     return (latent_frames - 1) * FRAMES_PER_LATENT + 1
+
+
+def pixel_size(latent: Tensor) -> tuple[int, int]:
+    """Return (width, height) in pixels of a 48-channel latent ``[..., h, w]``."""
+    return latent.shape[-1] * LATENT_FACTOR, latent.shape[-2] * LATENT_FACTOR
 
 
 def tokens_per_latent_frame(height: int, width: int) -> int:

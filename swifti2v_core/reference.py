@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .geometry import FRAMES_PER_LATENT
 from .pixels import Report, silent
-from .resize import Fit, Kernel, fit_frames, resize
+from .resize import FRAMINGS, Fit, Kernel, fit_frames, resize
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,10 @@ def reference_chunks(
         First the photo alone, ``[1, height, width, 3]``, then four frames at a time.
     """
     width, height = settings.width, settings.height
-    fitted_photo = fit_frames(photo, width, height, settings.fit)
+    # Stage I saw the photo in the motion's proportions; framed alike, frame 0 lies on the others.
+    motion_aspect = motion.shape[2] / motion.shape[1]
+    framed = FRAMINGS[settings.fit](photo, motion_aspect)
+    fitted_photo = fit_frames(framed, width, height, settings.fit)
     yield fitted_photo
     indices = resample_indices(motion.shape[0], settings.frames)[1:]
     transfer = None

@@ -94,14 +94,31 @@ def fit_frames(
     return FITS[fit](frames[..., :3].float(), width, height, kernel)
 
 
+def cut_to_aspect(frames: Tensor, aspect: float) -> Tensor:
+    """Return the largest centered part of frames with an aspect (width over height), as a view."""
+    height, width = frames.shape[1:3]
+    keep_width = min(width, max(1, round(height * aspect)))
+    keep_height = min(height, max(1, round(width / aspect)))
+    left, top = (width - keep_width) // 2, (height - keep_height) // 2
+    return frames[:, top : top + keep_height, left : left + keep_width]
+
+
+def extend_to_aspect(frames: Tensor, aspect: float) -> Tensor:
+    """Return frames with black added on two sides, centered, to reach an aspect."""
+    height, width = frames.shape[1:3]
+    add_width = max(0, round(height * aspect) - width)
+    add_height = max(0, round(width / aspect) - height)
+    left, top = add_width // 2, add_height // 2
+    return F.pad(frames, (0, 0, left, add_width - left, top, add_height - top))
+
+
+FRAMINGS: dict[Fit, Callable[[Tensor, float], Tensor]] = {"crop": cut_to_aspect, "pad": extend_to_aspect}
+"""What each fit does to reach an aspect, without resizing."""
+
+
 def _crop(frames: Tensor, width: int, height: int, kernel: Kernel) -> Tensor:
-    source_height, source_width = frames.shape[1:3]
     # Cutting first keeps a tall photo from being enlarged far beyond the target.
-    keep_width = min(source_width, max(1, round(source_height * width / height)))
-    keep_height = min(source_height, max(1, round(source_width * height / width)))
-    left, top = (source_width - keep_width) // 2, (source_height - keep_height) // 2
-    kept = frames[:, top : top + keep_height, left : left + keep_width]
-    return resize(kept, width, height, kernel)
+    return resize(cut_to_aspect(frames, width / height), width, height, kernel)
 
 
 def _pad(frames: Tensor, width: int, height: int, kernel: Kernel) -> Tensor:

@@ -61,6 +61,21 @@ def run_segments(
         yield segment
 
 
+def keep_finished(latents: Tensor, finished: Tensor, segment: Segment) -> None:
+    """Copy the frames before a segment from a finished clip into working latents, in place.
+
+    Parameters
+    ----------
+    latents, finished
+        ``[B, C, T, h, w]`` each. The anchor and the frames of ``latents`` from the segment on stay:
+        they are the reference that the segment follows.
+    segment
+        The first segment to be made anew.
+    """
+    stop = segment.noisy[0]
+    latents[:, :, 1:stop] = finished[:, :, 1:stop].to(latents)
+
+
 def clean_mask(frames: int, clean: int, height: int, width: int) -> Tensor:
     """Return the noise mask ``[1, 1, frames, height, width]``: 0 on clean frames, 1 elsewhere.
 

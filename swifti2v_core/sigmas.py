@@ -14,6 +14,9 @@ FULL_TIMESTEP = 1000.0
 FEW_STEP_TIMESTEPS = (1000.0, 750.0, 500.0, 250.0)
 """The 4-step list of the lightx2v distilled models (LightX2V configs; used with shift 5)."""
 
+RECIPE_SHIFT = 5.0
+"""Shift that Wan2.2 and the few-step recipes were made with."""
+
 EXPERT_BOUNDARY = 0.9
 """Sigma at which Wan2.2-I2V-A14B changes from the high-noise to the low-noise expert."""
 

@@ -25,7 +25,9 @@ def workspace(tmp_path_factory):
 @pytest.fixture(scope="session")
 def server(workspace):
     """One server for all tests: what one run leaves behind would show in the next."""
-    with dev.Server(dev.find_host(), workspace, log_path=workspace / "server.log") as running:
+    # Without the host's cache of results, the same graph is computed again.
+    options = {"log_path": workspace / "server.log", "extra_args": ("--cache-none",)}
+    with dev.Server(dev.find_host(), workspace, **options) as running:
         yield running
 
 

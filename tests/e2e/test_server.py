@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import dev
 
@@ -205,3 +206,86 @@ def test_the_server_lists_our_nodes_workflows_and_no_import_error(server, worksp
     assert set(listed["swifti2v"]) >= {"swifti2v_demo", "swifti2v_2k_wan22"}
     log = (workspace / "server.log").read_text(errors="replace")
     assert not any("swifti2v" in line and "IMPORT FAILED" in line for line in log.splitlines())
+
+
+# --- The 2K workflow ------------------------------------------------------------------------------
+
+TEXT_NODES = ("CLIPLoader", "CLIPTextEncode")
+
+
+def resized(tensor, *shape):
+    """Random weights of another shape, of about the same size."""
+    generator = torch.Generator().manual_seed(len(shape))
+    return torch.randn(shape, generator=generator) * float(tensor.float().std())
+
+
+@pytest.fixture(scope="module")
+def stand_ins(workspace):
+    """Tiny files under the names of the public weights, with the same channels and key layouts."""
+    models = workspace / "models"
+    motion = load_file(models / "diffusion_models" / "tiny_stage1_motion.safetensors")
+    expert = dict(motion)  # Wan2.2-I2V-A14B: 16 noisy, 4 mask and 16 image channels in, 16 out
+    expert["patch_embedding.weight"] = resized(motion["patch_embedding.weight"], 256, 36, 1, 2, 2)
+    expert["head.head.weight"] = resized(motion["head.head.weight"], 64, 256)
+    expert["head.head.bias"] = torch.zeros(64)
+    small = load_file(models / "vae" / "tiny_vae48.safetensors")
+    vae = dict(small)  # the 16-channel sibling, factor 8: no pixel shuffle at either end
+    vae["encoder.0.weight"] = resized(small["encoder.0.weight"], 64, 3, 3, 3)
+    last = max(int(key.split(".")[1]) for key in small if key.startswith("encoder."))
+    vae[f"encoder.{last}.weight"] = resized(small[f"encoder.{last}.weight"], 16, 64, 3, 3)
+    vae[f"encoder.{last}.bias"] = torch.zeros(16)
+    vae["decoder.1.weight"] = resized(small["decoder.1.weight"], 256, 16, 3, 3)
+    vae["decoder.22.weight"] = resized(small["decoder.22.weight"], 3, 64, 3, 3)
+    vae["decoder.22.bias"] = torch.full((3,), 0.5)
+    lora = {
+        f"diffusion_model.blocks.0.self_attn.q.lora_{end}.weight": torch.full(shape, 0.01)
+        for end, shape in (("down", (4, 256)), ("up", (256, 4)))
+    }
+    weights = {
+        "diffusion_models/wan2.2_i2v_high_noise_14B_fp8_scaled": expert,
+        "diffusion_models/wan2.2_i2v_low_noise_14B_fp8_scaled": expert,
+        "diffusion_models/wan2.2_ti2v_5B_fp16": motion,
+        "loras/wan2.2_i2v_lightx2v_4steps_lora_v1_high_noise": lora,
+        "loras/wan2.2_i2v_lightx2v_4steps_lora_v1_low_noise": lora,
+        "vae/wan_2.1_vae": vae,
+        "vae/wan2.2_vae": small,
+    }
+    paths = [models / f"{name}.safetensors" for name in weights]
+    for path, state in zip(paths, weights.values(), strict=True):
+        save_file({key: value.contiguous() for key, value in state.items()}, path)
+    yield
+    for path in paths:
+        path.unlink()
+
+
+def test_the_2k_workflow_is_refused_only_for_its_missing_files(play, graph):
+    prompt = graph("swifti2v_2k_wan22", {"LoadImage": {"image": PHOTO}})
+    with pytest.raises(dev.DevError) as refusal:
+        play(prompt)
+    message = str(refusal.value)
+    for name in ("wan2.2_i2v_high_noise_14B", "wan_2.1_vae", "wan2.2_vae", "umt5_xxl", "wan2.2_ti2v_5B"):
+        assert name in message
+    assert message.count("not in") >= 7  # files, and nothing else
+    assert "Required input is missing" not in message
+
+
+def test_the_2k_workflow_runs_with_stand_ins(play, graph, workspace, stand_ins):
+    """All of it but the text encoder, whose real size alone is 6 GB, at a small size."""
+    changes = {
+        "LoadImage": {"image": PHOTO},
+        "SwiftI2V_MotionSampler": {"width": 160, "height": 96, "frames": 9},
+        "SwiftI2V_AnchorEncode": {"width": 320, "height": 192, "frames": 9},
+        "SwiftI2V_SegmentSampler": {"steps": 2},
+    }
+    prompt = graph("swifti2v_2k_wan22", changes)
+    text = {node_id for node_id, node in prompt.items() if node["class_type"] in TEXT_NODES}
+    prompt = {node_id: node for node_id, node in prompt.items() if node_id not in text}
+    for node in prompt.values():
+        node["inputs"] = {
+            name: value
+            for name, value in node["inputs"].items()
+            if not (isinstance(value, list) and value[0] in text)
+        }
+    entry, _ = play(prompt)
+    frames, _, _ = read(dev.find_video(entry, workspace))
+    assert frames.shape == (9, 192, 320, 3) and frames.std() > 0.05

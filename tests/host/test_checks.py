@@ -512,17 +512,17 @@ VALUES = [
         case(
             "SwiftI2V_SegmentSamplerAdvanced",
             *words,
-            "fall from at most 1 to 0",
+            "fall at every step",
             "use a scheduler node with this model",
             sigmas=torch.tensor(values),
         )
         for values, words in (
-            ([14.6, 3.0, 0.0], ("sigmas goes from 14.6 to 0",)),
-            ([1.01, 0.0], ("sigmas goes from 1.01 to 0",)),
-            ([0.0, 0.5, 1.0], ("sigmas goes from 0 to 1",)),
-            ([1.0, 0.5, 0.5, 0.0], ("sigmas goes from 1 to 0",)),
-            ([1.0, 0.5, -0.1], ("sigmas goes from 1 to -0.1",)),
-            ([1.0, float("nan"), 0.0], ("sigmas goes from 1 to 0",)),
+            ([14.6, 3.0, 0.0], ("sigmas begins 14.6, 3, 0",)),
+            ([1.01, 0.0], ("sigmas begins 1.01, 0",)),
+            ([0.0, 0.5, 1.0], ("sigmas begins 0, 0.5, 1",)),
+            ([1.0, 0.5, 0.5, 0.0], ("sigmas begins 1, 0.5, 0.5, 0",)),
+            ([1.0, 0.5, -0.1], ("sigmas begins 1, 0.5, -0.1",)),
+            ([1.0, float("nan"), 0.0], ("sigmas begins 1, nan, 0",)),
         )
     ),
     *(
@@ -774,6 +774,12 @@ def photo_without_motion(kit):
     return {"samples": alone}
 
 
+def guider_with(kit, text):
+    guider = comfy.samplers.CFGGuider(kit.values["GUIDER"].model_patcher)
+    guider.set_conds(text, text)
+    return guider
+
+
 SUBTLE = [
     *cases(SEGMENTS, "z_ref", "zeros", "connect SwiftI2V Anchor Encode", z_ref=photo_without_motion),
     case(
@@ -805,6 +811,16 @@ SUBTLE = [
         for name in ("other.safetensors",)
     ),
     case("SwiftI2V_DecodeToVideo", "filename_prefix", "output folder", filename_prefix="../../clip"),
+    case(
+        "SwiftI2V_DecodeToVideo", 'filename_prefix is ""', 'valid value is "SwiftI2V"', filename_prefix=""
+    ),
+    case("SwiftI2V_MotionSampler", "starts at sigma 0.978", "first timestep is 1000", timesteps="900, 500"),
+    case(
+        "SwiftI2V_SegmentSamplerAdvanced",
+        "positive is 768 wide",
+        "this model reads 4096",
+        guider=lambda kit: guider_with(kit, [[torch.zeros(1, 77, 768), {}]]),
+    ),
     case(
         "SwiftI2V_SegmentSampler",
         "positive is 768 wide",

@@ -4,6 +4,13 @@ import json
 from pathlib import Path
 
 GOLDEN = Path(__file__).with_name("schema.json")
+LISTS = (
+    "sampler_name",
+    "model_name",
+    "lora",
+    *(f"{a}_noise_{b}" for a in ("high", "low") for b in ("model", "lora")),
+)
+"""Combos whose options are the user's files or the host's samplers."""
 
 
 def described(pack):
@@ -20,6 +27,8 @@ def described(pack):
                     "default": getattr(entry, "default", None),
                     "min": getattr(entry, "min", None),
                     "max": getattr(entry, "max", None),
+                    "options": None if entry.id in LISTS else getattr(entry, "options", None),
+                    "seed_control": bool(getattr(entry, "control_after_generate", None)),
                 }
                 for entry in schema.inputs
             ],

@@ -75,3 +75,14 @@ def test_easing_and_sway():
     assert torch.equal(path[:20], sway_path(20, 0.02, 7))
     assert path[0].abs().max() == 0 and 0.002 < path.abs().max() <= 0.04
     assert math.isclose(float(sway_path(9, 0.0, 1).abs().max()), 0.0)
+
+
+def test_a_zoom_takes_its_detail_from_the_full_size_photo():
+    fine = torch.zeros(1, 512, 512, 3)
+    fine[:, ::2] = 1.0  # lines that only the full size shows
+    fine = F.interpolate(fine.movedim(-1, 1), (1024, 1024)).movedim(1, -1)  # two pixels each
+    zoomed = camera_motion(fine, 64, 64, 2, CameraMove(zoom=8.0))
+    assert zoomed[1, 8:-8, 8:-8].std() > 0.3
+    assert zoomed[0, 8:-8, 8:-8].std() < 0.05
+    half = camera_motion(fine.half(), 64, 64, 2, CameraMove(zoom=8.0))
+    assert half.dtype == torch.float32 and (half - zoomed).abs().max() < 5e-3

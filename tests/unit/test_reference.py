@@ -95,3 +95,22 @@ def test_color_match_of_a_flat_clip_is_finite():
     settings = ReferenceSettings(width=64, height=32, frames=5)
     matched = build_reference(photo(32, 64), torch.full((5, 16, 32, 3), 0.5), settings, True)
     assert torch.isfinite(matched).all()
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+@pytest.mark.parametrize("size", [(1280, 704), (1920, 1088), (704, 1280)])
+def test_a_clip_at_rest_stays_at_rest_whatever_the_proportions(fit, size):
+    """Photo 4:3, motion 20:11, result of a third shape: frame 0 lies on the frames after it."""
+    still = photo(600, 800)
+    motion = fit_frames(still, 640, 352, fit).repeat(5, 1, 1, 1)
+    clip = build_reference(still, motion, ReferenceSettings(*size, 5, fit))
+    # Cuts fall on whole pixels, so up to half a pixel of the motion is left between them.
+    assert -10 * torch.log10((clip[1] - clip[0]).pow(2).mean()) > 38
+
+
+def test_half_precision_frames_are_taken_as_they_come():
+    settings = ReferenceSettings(width=64, height=32, frames=5)
+    still, motion = photo(40, 80), torch.cat([photo(16, 32, seed) for seed in range(5)])
+    full = build_reference(still, motion, settings, color_match=True)
+    half = build_reference(still.half(), motion.half(), settings, color_match=True)
+    assert half.dtype == torch.float32 and (half - full).abs().max() < 5e-3
