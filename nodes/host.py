@@ -29,7 +29,7 @@ from comfy.patcher_extension import WrappersMP
 from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
-from . import windows
+from . import timeline, windows
 
 logger = logging.getLogger("SwiftI2V")
 
@@ -277,7 +277,9 @@ class SamplingProgress:
         self._total = total
         self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
 
-    def callback(self, done: int, first_frame: int = 0) -> Callable[..., None]:
+    def callback(
+        self, done: int, first_frame: int, place: tuple[float, float] | None = None
+    ) -> Callable[..., None]:
         """Return the step callback of one sampling.
 
         Parameters
@@ -287,16 +289,22 @@ class SamplingProgress:
         first_frame
             First latent frame to preview: ComfyUI's previewers show the first one they are given,
             which in a window is the photo and would never change.
+        place
+            Part of the clip that is being made, see `timeline.with_place`; None for all of it.
         """
 
         def on_step(step: int, denoised: torch.Tensor, _noisy: torch.Tensor, _steps: int) -> None:
-            preview = None
-            if self._previewer:
-                frames = denoised[:, :, first_frame:]
-                preview = self._previewer.decode_latent_to_preview_image("JPEG", frames)
-            self._show(done + step + 1, preview)
+            self._show(done + step + 1, self._preview(denoised[:, :, first_frame:], place))
 
         return on_step
+
+    def _preview(self, frames: torch.Tensor, place: tuple[float, float] | None) -> Any:
+        """Return ComfyUI's (format, picture, largest size), or None without previews."""
+        shown = self._previewer and self._previewer.decode_latent_to_preview_image("JPEG", frames)
+        if not shown or place is None:  # previewers that send pictures themselves return None
+            return shown
+        kind, picture, largest = shown
+        return kind, timeline.with_place(picture, *place), largest
 
     def finish(self, done: int) -> None:
         """Move the bar to ``done`` steps, also where a sampler called back less often."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -338,7 +339,11 @@ class SegmentSampling:
 
             def denoise(segment: Segment, window: torch.Tensor) -> torch.Tensor:
                 done = (len(self.sigmas) - 1) * (segment.index - start)
-                return self._denoise(guider, segment, window, take_window(noise, segment), progress, done)
+                place = (segment.noisy[0] / latents.shape[2], (segment.noisy[-1] + 1) / latents.shape[2])
+                callback = progress.callback(done, segment.clean, place)
+                result = self._denoise(guider, segment, window, take_window(noise, segment), callback)
+                progress.finish(done + len(self.sigmas) - 1)
+                return result
 
             begin = time.monotonic()
             for segment in run_segments(latents, segments, denoise, start=start):
@@ -367,8 +372,7 @@ class SegmentSampling:
         segment: Segment,
         window: torch.Tensor,
         noise: torch.Tensor,
-        progress: host.SamplingProgress,
-        done: int,
+        callback: Callable[..., None],
     ) -> torch.Tensor:
         height, width = window.shape[-2:]
         # A clean frame's reference channels hold its own latent: exactly what the window holds.
@@ -381,10 +385,9 @@ class SegmentSampling:
             self.sampler,
             self.sigmas,
             mask=clean_mask(len(segment.window), segment.clean, height, width),
-            callback=progress.callback(done, segment.clean),
+            callback=callback,
             # Samplers that add noise of their own must not repeat it in every segment.
             seed=(self.noise.seed + segment.index) % 2**64,
         )
-        progress.finish(done + len(self.sigmas) - 1)
         checks.finite_segment(result, segment)
         return result

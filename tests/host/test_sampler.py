@@ -425,7 +425,7 @@ def test_one_progress_bar_and_a_preview_of_the_frame_being_made(run, stage_two, 
     import comfy.utils
     import latent_preview
 
-    shown, values = [], []
+    shown, values, pictures = [], [], []
     decode = latent_preview.Latent2RGBPreviewer.decode_latent_to_preview
 
     def spy(self, x0):
@@ -433,11 +433,13 @@ def test_one_progress_bar_and_a_preview_of_the_frame_being_made(run, stage_two, 
         return decode(self, x0)
 
     monkeypatch.setattr(latent_preview.Latent2RGBPreviewer, "decode_latent_to_preview", spy)
-    monkeypatch.setattr(
-        comfy.utils,
-        "PROGRESS_BAR_HOOK",
-        lambda value, total, preview, node_id=None: values.append((value, total)),
-    )
+
+    def hook(value, total, preview, node_id=None):
+        values.append((value, total))
+        if preview:
+            pictures.append(preview[1])
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
     try:
         latent_preview.set_preview_method("latent2rgb")
         result = advanced(run, stage_two, text, z_ref)
@@ -451,6 +453,13 @@ def test_one_progress_bar_and_a_preview_of_the_frame_being_made(run, stage_two, 
     finished = stage_two.model.process_latent_in(result)
     for last, frame in ((3, 1), (7, 4), (11, 7)):
         assert (shown[last] - finished[0, :, frame]).abs().max() < 1e-5
+    # Below it a timeline of the 8 latent frames, one pixel each: finished, being made, waiting.
+    assert len(pictures) == 12
+    for last, row in ((3, "fcccwwww"), (7, "ffffcccw"), (11, "fffffffc")):
+        names = {(150, 150, 150): "f", (80, 170, 255): "c", (45, 45, 45): "w"}
+        picture = pictures[last]
+        assert picture.size == (8, 6 + 2)
+        assert "".join(names[picture.getpixel((x, 7))] for x in range(8)) == row
 
 
 # --- Native features --------------------------------------------------------------------------------
