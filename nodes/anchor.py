@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from comfy_api.latest import io
 
 from ..swifti2v_core.geometry import check_size, latent_frame_count
-from ..swifti2v_core.reference import ReferenceSettings, build_reference, with_anchor
-from . import checks, host, widgets
+from ..swifti2v_core.reference import ReferenceSettings, reference_chunks
+from . import autoencoder, checks, host, widgets
 
 
 class AnchorEncode(io.ComfyNode):
@@ -90,6 +92,9 @@ class AnchorEncode(io.ComfyNode):
                 frames,
             )
         settings = ReferenceSettings(width, height, frames, fit, upscale)
-        reference = build_reference(image, motion, settings, color_match, host.frame_progress(frames))
-        latent = with_anchor(host.encode(vae, reference), host.encode(vae, reference[:1]))
-        return io.NodeOutput({"samples": latent})
+
+        def chunks() -> Iterator[torch.Tensor]:
+            report = host.frame_progress(frames)
+            return reference_chunks(image, motion, settings, color_match, report)
+
+        return io.NodeOutput({"samples": autoencoder.encode_reference(vae, chunks)})

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..swifti2v_core import geometry
-from . import host
+from . import autoencoder, host
 
 STAGE_TWO_KINDS = {48: "plain", 96: "concat"}
 """Kinds of Stage II weights by input channels: 48 noisy, or 48 noisy and 48 reference."""
@@ -97,7 +97,7 @@ def stage_two_latent(value: Any, what: str) -> torch.Tensor:
 def decodable(value: Any, decoder: Any) -> torch.Tensor:
     """Return the samples of a video LATENT that a VAE can decode."""
     samples = latent(value, "samples")
-    channels = host.vae_channels(vae(decoder))
+    channels = autoencoder.vae_channels(vae(decoder))
     if samples.shape[1] != channels:
         maker = VAES.get(samples.shape[1], "the VAE that made it")
         raise ValueError(
@@ -110,7 +110,7 @@ def vae(value: Any, channels: int | None = None) -> Any:
     """Return ``value`` if it is a VAE, with ``channels`` latent channels if they are given."""
     if not (hasattr(value, "decode") and hasattr(value, "latent_channels")):
         raise ValueError(f"The vae is a {_name(value)}, but must be a VAE.")
-    found = host.vae_channels(value)
+    found = autoencoder.vae_channels(value)
     if channels is not None and found != channels:
         raise ValueError(
             f"The VAE makes {found}-channel latents, but {channels} are needed; load {VAES[channels]}."

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import chain
 
 from comfy_api.latest import InputImpl, io, ui
 
-from . import checks, host
+from ..swifti2v_core.geometry import pixel_frame_count
+from . import autoencoder, checks, host
 from .video_file import CODECS, VideoFile
 
 CATEGORY = "SwiftI2V"
@@ -37,7 +39,7 @@ class TiledVAEDecode(io.ComfyNode):
     @classmethod
     def execute(cls, samples: dict, vae: object) -> io.NodeOutput:
         latent = checks.decodable(samples, vae)
-        return io.NodeOutput(host.decode(vae, latent))
+        return io.NodeOutput(autoencoder.decode_images(vae, latent))
 
 
 class DecodeToVideo(io.ComfyNode):
@@ -122,13 +124,15 @@ class DecodeToVideo(io.ComfyNode):
             )
         chosen.check_available()
         host.check_save_path(filename_prefix)
-        frames = host.decode(vae, latent)
-        height, width = frames.shape[1:3]
+        pieces = autoencoder.decode(vae, latent)
+        first = next(pieces)
+        height, width = first.shape[1:3]
         path, file, subfolder = host.save_path(filename_prefix, chosen.extension, width, height)
         tags = host.workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         rate = Fraction(fps).limit_denominator(1000)
-        report = host.frame_progress(len(frames))
+        report = host.frame_progress(pixel_frame_count(latent.shape[2]))
         with VideoFile(path, width, height, rate, chosen, crf, tags) as video:
+            frames = (frame for piece in chain((first,), pieces) for frame in piece)
             for done, frame in enumerate(frames, start=1):
                 video.write(frame)
                 report(done)

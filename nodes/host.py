@@ -369,20 +369,24 @@ def aim_guider(
     }
 
 
-# --- Autoencoders ---------------------------------------------------------------------------------
+# --- Memory ---------------------------------------------------------------------------------------
 
 
-def vae_channels(vae: Any) -> int:
-    """Return the latent channels of a VAE."""
-    return vae.latent_channels
+def make_room(patcher: Any, needed: float) -> None:
+    """Load a model and free ``needed`` bytes beside it, as ComfyUI does before every use."""
+    comfy.model_management.load_models_gpu([patcher], memory_required=needed)
 
 
-def encode(vae: Any, frames: torch.Tensor) -> torch.Tensor:
-    """Encode frames ``[F, H, W, 3]`` to a video latent ``[1, C, T, h, w]``."""
-    return to_storage(vae.encode(frames))
+def total_memory(device: torch.device) -> float:
+    """Return the bytes a device has."""
+    return comfy.model_management.get_total_memory(device)
 
 
-def decode(vae: Any, latent: torch.Tensor) -> torch.Tensor:
-    """Decode a latent ``[B, C, T, h, w]`` to frames ``[B * F, H, W, 3]``."""
-    frames = vae.decode(latent)
-    return frames.flatten(0, 1) if frames.ndim == 5 else frames
+def free_memory(device: torch.device) -> float:
+    """Return the bytes that are free on a device."""
+    return comfy.model_management.get_free_memory(device)
+
+
+def release_memory() -> None:
+    """Give cached blocks back to the device."""
+    comfy.model_management.soft_empty_cache()

@@ -14,7 +14,7 @@ from ..swifti2v_core.resize import fit_frames
 from ..swifti2v_core.segments import clean_mask
 from ..swifti2v_core.sigmas import EXPERT_BOUNDARY, split_sigmas
 from ..swifti2v_core.stage_one import keep_clean, photo_first, photo_then_gray
-from . import checks, host, widgets
+from . import autoencoder, checks, host, widgets
 
 CATEGORY = "SwiftI2V"
 SIZE_RULE = (
@@ -44,14 +44,14 @@ class Start:
 
 def _start_a14b(vae: Any, photo: torch.Tensor, frames: int) -> Start:
     """Photo as concatenated latent and mask (Wan2.2-I2V-A14B)."""
-    encoded = host.encode(vae, photo_then_gray(photo, frames))
+    encoded = autoencoder.encode(vae, photo_then_gray(photo, frames))
     mask = clean_mask(encoded.shape[2], 1, *encoded.shape[3:])
     return Start(torch.zeros_like(encoded), None, {"concat_latent_image": encoded, "concat_mask": mask})
 
 
 def _start_ti2v(vae: Any, photo: torch.Tensor, frames: int) -> Start:
     """Photo as clean latent frame 0 (Wan2.2-TI2V)."""
-    latent = photo_first(host.encode(vae, photo), latent_frame_count(frames))
+    latent = photo_first(autoencoder.encode(vae, photo), latent_frame_count(frames))
     return Start(latent, clean_mask(latent.shape[2], 1, *latent.shape[3:]), {})
 
 
@@ -152,7 +152,7 @@ class MotionSampler(io.ComfyNode):
         start = STARTS[channels](vae, fit_frames(image, width, height, fit), frames)
         parts = split_sigmas(sigmas, boundary) if len(experts) == 2 else (sigmas,)
         latent = _sample(experts, parts, start, prompts, cfg, sampler_name, seed)
-        return io.NodeOutput(host.decode(vae, latent), {"samples": latent})
+        return io.NodeOutput(autoencoder.decode_images(vae, latent), {"samples": latent})
 
 
 def _experts(high: Any, low: Any) -> list[Any]:

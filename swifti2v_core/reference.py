@@ -81,7 +81,11 @@ def color_transfer(motion_frame: Tensor, photo: Tensor) -> tuple[Tensor, Tensor]
 
 
 def reference_chunks(
-    photo: Tensor, motion: Tensor, settings: ReferenceSettings, color_match: bool = False
+    photo: Tensor,
+    motion: Tensor,
+    settings: ReferenceSettings,
+    color_match: bool = False,
+    report: Report = silent,
 ) -> Iterator[Tensor]:
     """Build the pixel reference piece by piece, as a causal video autoencoder wants it.
 
@@ -95,6 +99,8 @@ def reference_chunks(
         Geometry of the result.
     color_match
         Give the motion the photo's color statistics, see `color_transfer`.
+    report
+        Called when a piece has been taken.
 
     Yields
     ------
@@ -107,6 +113,7 @@ def reference_chunks(
     framed = FRAMINGS[settings.fit](photo, motion_aspect)
     fitted_photo = fit_frames(framed, width, height, settings.fit)
     yield fitted_photo
+    report(1)
     indices = resample_indices(motion.shape[0], settings.frames)[1:]
     transfer = None
     if color_match:
@@ -116,6 +123,7 @@ def reference_chunks(
         chunk = motion[indices[start : start + FRAMES_PER_LATENT]].to(photo.device)
         chunk = fit_frames(chunk, width, height, settings.fit, settings.kernel)
         yield chunk if transfer is None else match_color(chunk, *transfer)
+        report(start + 1 + len(chunk))
 
 
 def with_anchor(latent: Tensor, photo_latent: Tensor) -> Tensor:
@@ -132,21 +140,3 @@ def with_anchor(latent: Tensor, photo_latent: Tensor) -> Tensor:
         ``[B, C, 1, h, w]`` of the photo encoded alone.
     """
     return torch.cat((photo_latent[:, :, :1], latent[:, :, 1:]), dim=2)
-
-
-def build_reference(
-    photo: Tensor,
-    motion: Tensor,
-    settings: ReferenceSettings,
-    color_match: bool = False,
-    report: Report = silent,
-) -> Tensor:
-    """Return the whole pixel reference, ``[frames, height, width, 3]``, filled chunk by chunk."""
-    shape = (settings.frames, settings.height, settings.width, 3)
-    reference = torch.empty(shape, dtype=torch.float32, device=photo.device)
-    filled = 0
-    for chunk in reference_chunks(photo, motion, settings, color_match):
-        reference[filled : filled + len(chunk)] = chunk
-        filled += len(chunk)
-        report(filled)
-    return reference

@@ -68,6 +68,7 @@ def pack(workspace):
     return SimpleNamespace(
         nodes={k: v for k, v in host_nodes.NODE_CLASS_MAPPINGS.items() if k.startswith("SwiftI2V_")},
         host=modules["nodes.host"],
+        autoencoder=modules["nodes.autoencoder"],
         checks=modules["nodes.checks"],
         sampler=modules["nodes.sampler"],
         video_file=modules["nodes.video_file"],

@@ -150,8 +150,9 @@ def guard(pack, monkeypatch):
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", refuse)
     monkeypatch.setattr(comfy.sd, "load_diffusion_model", refuse)
-    for name in ("encode", "decode", "sample"):
-        monkeypatch.setattr(pack.host, name, refuse)
+    monkeypatch.setattr(pack.host, "sample", refuse)
+    for name in ("encode", "encode_reference", "decode", "decode_images"):
+        monkeypatch.setattr(pack.autoencoder, name, refuse)
 
 
 @pytest.fixture
@@ -728,8 +729,10 @@ def test_wrong_kind(refused, kit, node_id, socket):
 @pytest.mark.parametrize("given", [1, 5, 9, 10, 33])
 def test_motion_clip_of_another_length(pack, run, kit, caplog, monkeypatch, given):
     encoded = []
-    encode = pack.host.encode
-    monkeypatch.setattr(pack.host, "encode", lambda vae, x: (encoded.append(x.clone()), encode(vae, x))[1])
+    encode = pack.autoencoder.encode
+    monkeypatch.setattr(
+        pack.autoencoder, "encode", lambda vae, x: (encoded.append(x.clone()), encode(vae, x))[1]
+    )
     clip = torch.linspace(0, 1, given)[:, None, None, None].expand(given, 96, 128, 3)
     with caplog.at_level(logging.INFO, logger="SwiftI2V"):
         z_ref = run("SwiftI2V_AnchorEncode", **{**kit.good["SwiftI2V_AnchorEncode"], "motion": clip})[0]

@@ -33,7 +33,7 @@ def test_the_reference_is_the_hosts_encoding_of_photo_and_enlarged_motion(pack, 
         "SwiftI2V_AnchorEncode", image=photo, motion=motion, vae=vae, width=128, height=64, frames=9
     )[0]
     core = pack.modules["swifti2v_core.reference"]
-    pixels = core.build_reference(photo, motion, core.ReferenceSettings(128, 64, 9))
+    pixels = torch.cat(list(core.reference_chunks(photo, motion, core.ReferenceSettings(128, 64, 9))))
     with torch.inference_mode():
         expected = vae.encode(pixels)
         photo_alone = vae.encode(pixels[:1])
