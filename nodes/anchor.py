@@ -97,4 +97,4 @@ class AnchorEncode(io.ComfyNode):
             report = host.frame_progress(frames)
             return reference_chunks(image, motion, settings, color_match, report)
 
-        return io.NodeOutput({"samples": autoencoder.encode_reference(vae, chunks)})
+        return io.NodeOutput({"samples": autoencoder.encode_reference(vae, frames, chunks)})

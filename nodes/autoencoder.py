@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ..swifti2v_core import vae_stream
-from ..swifti2v_core.geometry import pixel_frame_count, pixel_size
+from ..swifti2v_core.geometry import pixel_frame_count
+from ..swifti2v_core.pixels import Report, silent
 from ..swifti2v_core.reference import with_anchor
 from . import host
 
@@ -24,7 +25,7 @@ def encode(vae: Any, frames: torch.Tensor) -> torch.Tensor:
     return host.to_storage(vae.encode(frames))
 
 
-def encode_reference(vae: Any, chunks: Callable[[], Iterator[torch.Tensor]]) -> torch.Tensor:
+def encode_reference(vae: Any, frames: int, chunks: Callable[[], Iterator[torch.Tensor]]) -> torch.Tensor:
     """Encode a clip given piece by piece, with its first frame as the anchor.
 
     Parameters
@@ -32,6 +33,8 @@ def encode_reference(vae: Any, chunks: Callable[[], Iterator[torch.Tensor]]) -> 
     vae
         A VAE of 48 channels. Wan2.2 autoencoders take the pieces as they come; for any other, and when
         memory runs out, the clip is put together and ComfyUI encodes it (in tiles, if it must).
+    frames
+        Number of frames of the clip.
     chunks
         Starts the clip anew: one frame ``[1, H, W, 3]``, then four at a time.
 
@@ -42,9 +45,20 @@ def encode_reference(vae: Any, chunks: Callable[[], Iterator[torch.Tensor]]) -> 
     """
     latent = _encode_streamed(vae, chunks()) if vae_stream.streams(vae.first_stage_model) else None
     if latent is None:
-        clip = torch.cat(list(chunks()))
+        clip = _put_together(frames, chunks())
         latent = with_anchor(encode(vae, clip), encode(vae, clip[:1]))
     return latent
+
+
+def _put_together(count: int, pieces: Iterator[torch.Tensor], report: Report = silent) -> torch.Tensor:
+    """Return ``count`` frames given in pieces as one tensor, without holding them twice."""
+    first = next(pieces)
+    whole, done = torch.empty(count, *first.shape[1:]), 0
+    for piece in chain((first,), pieces):
+        whole[done : done + len(piece)] = piece
+        done += len(piece)
+        report(done)
+    return whole
 
 
 def _encode_streamed(vae: Any, chunks: Iterator[torch.Tensor]) -> torch.Tensor | None:
@@ -72,17 +86,15 @@ def _encode_streamed(vae: Any, chunks: Iterator[torch.Tensor]) -> torch.Tensor |
 def decode_images(vae: Any, latent: torch.Tensor) -> torch.Tensor:
     """Decode a latent ``[B, C, T, h, w]`` to one IMAGE ``[B * F, H, W, 3]``, filled as frames are done."""
     if not vae_stream.streams(vae.first_stage_model):
-        return vae.decode(latent).flatten(0, 1)
+        return _decode_whole(vae, latent)
     count = len(latent) * pixel_frame_count(latent.shape[2])
-    width, height = pixel_size(latent)
-    images = torch.empty(count, height, width, 3)
-    report, done = host.frame_progress(count), 0
-    for clip in latent.split(1):
-        for frames in decode(vae, clip):
-            images[done : done + len(frames)] = frames
-            done += len(frames)
-            report(done)
-    return images
+    pieces = (frames for clip in latent.split(1) for frames in decode(vae, clip))
+    return _put_together(count, pieces, host.frame_progress(count))
+
+
+def _decode_whole(vae: Any, latent: torch.Tensor) -> torch.Tensor:
+    frames = vae.decode(latent)
+    return frames.flatten(0, 1) if frames.ndim == 5 else frames  # image VAEs give no frame axis
 
 
 def decode(vae: Any, latent: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -91,7 +103,7 @@ def decode(vae: Any, latent: torch.Tensor) -> Iterator[torch.Tensor]:
     Wan2.2 autoencoders stream (`vae_stream.StripDecoder`); any other is decoded whole by ComfyUI.
     """
     if not vae_stream.streams(vae.first_stage_model):
-        yield vae.decode(latent).flatten(0, 1)
+        yield _decode_whole(vae, latent)
         return
     plan, done = _decode_plan(vae, latent), 0
     while True:
@@ -120,7 +132,7 @@ def _decode_plan(vae: Any, latent: torch.Tensor) -> vae_stream.DecodePlan:
     height, width = latent.shape[-2:]
     caches, row, feature = vae_stream.decode_bytes(decoder, height, width, size)
     total = host.total_memory(vae.device)
-    # Everything at once if the device could ever hold it, else a quarter of it for strips.
+    # More than the device holds cannot be freed; asking for it would only push the VAE's own weights out.
     wanted = min(caches + feature + row * 2 * height, total * 0.8)
     host.make_room(vae.patcher, wanted)
     free = host.free_memory(vae.device) * 0.85
