@@ -36,7 +36,7 @@ SOCKETS = (
     ("SAMPLER", lambda value: hasattr(value, "max_denoise")),
     ("CONDITIONING", lambda value: isinstance(value, list)),
 )
-"""How to recognize what came through a socket, in the user's words."""
+"""How to recognize what came through a connection, in the user's words."""
 
 
 def _name(value: Any) -> str:
@@ -260,7 +260,7 @@ def fixed(options: dict[str, Any], what: str) -> None:
 
 
 def custom_sampling(noise: Any, guider: Any, sampler: Any, sigmas: Any) -> None:
-    """Raise ValueError if a custom-sampling socket holds something else or an unusable schedule."""
+    """Raise ValueError if a custom-sampling input holds something else or an unusable schedule."""
     for value, attribute, what in (
         (noise, "generate_noise", "NOISE"),
         (guider, "model_patcher", "GUIDER"),
