@@ -137,7 +137,7 @@ def stage_one_model(value: Any, what: str) -> int:
     if STAGE_ONE_LATENTS[channels] != latents:
         raise ValueError(
             f"{what} has {channels} input channels for {latents}-channel latents: it is a control model "
-            f"that expects other images than the photo; load Wan2.2-I2V-A14B (36 channels) or "
+            "that expects other images than the photo; load Wan2.2-I2V-A14B (36 channels) or "
             "Wan2.2-TI2V-5B (48 channels)."
         )
     return latents

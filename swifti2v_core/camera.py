@@ -74,6 +74,11 @@ def _linear(time: float) -> float:
 EASINGS: dict[Easing, Callable[[float], float]] = {"smooth": _smooth, "linear": _linear}
 
 
+def _steps(frames: int, easing: Easing) -> list[float]:
+    """Return how far along its way the camera is at every frame, 0 to 1."""
+    return [EASINGS[easing](frame / max(1, frames - 1)) for frame in range(frames)]
+
+
 def sway_path(frames: int, amplitude: float, seed: int) -> Tensor:
     """Return the hand-held offset of every frame, ``[frames, 2]`` (x, y), zero at frame 0.
 
@@ -107,10 +112,11 @@ def camera_homographies(frames: int, aspect: float, move: CameraMove) -> Tensor:
         ``[frames, 3, 3]`` float64; each maps a point of the photo to its place in the frame, with y
         from -1 (top) to 1 (bottom) and x from -aspect to aspect. Frame 0 is the identity.
     """
-    ease = EASINGS[move.easing]
-    sway = sway_path(frames, move.sway, move.seed)
-    steps = [ease(frame / max(1, frames - 1)) for frame in range(frames)]
-    return torch.stack([_homography(step, aspect, move, *sway[i].tolist()) for i, step in enumerate(steps)])
+    sway = sway_path(frames, move.sway, move.seed).tolist()
+    steps = _steps(frames, move.easing)
+    return torch.stack(
+        [_homography(step, aspect, move, *offset) for step, offset in zip(steps, sway, strict=True)]
+    )
 
 
 def _homography(step: float, aspect: float, move: CameraMove, sway_x: float, sway_y: float) -> Tensor:
@@ -189,9 +195,9 @@ def camera_motion(
     to_view = torch.linalg.inv(_pixels_to_frame(view_width, view_height))
     homographies = camera_homographies(frames, width / height, move)
     clip = torch.empty(frames, height, width, 3, device=photo.device)
-    for frame, homography in enumerate(homographies):
-        plane = planes.for_zoom(move.zoom ** EASINGS[move.easing](frame / max(1, frames - 1)))
-        warp = to_view @ homography @ _pixels_to_frame(plane.shape[3], plane.shape[2])
+    for frame, step in enumerate(_steps(frames, move.easing)):
+        plane = planes.for_zoom(move.zoom**step)
+        warp = to_view @ homographies[frame] @ _pixels_to_frame(plane.shape[3], plane.shape[2])
         view = warp_perspective(
             plane,
             warp[None].to(plane),

@@ -140,7 +140,9 @@ def smaller_plan(plan: DecodePlan) -> DecodePlan:
             f"The decode runs out of memory even in {plan.strips} strips; close other programs that use "
             "the card, or make a smaller video."
         )
-    return DecodePlan(max(8, 2 * plan.strips), 1, torch.device("cpu"))
+    # Resting caches travel once per chunk; one latent frame at a time they would travel six times as often.
+    chunk = RESTING_CHUNK if plan.rest is None else plan.chunk
+    return DecodePlan(max(8, 2 * plan.strips), chunk, torch.device("cpu"))
 
 
 def decode_bytes(decoder: Any, height: int, width: int, element_size: int) -> tuple[int, int, int]:
@@ -186,6 +188,7 @@ class StripDecoder:
         self._front_cache = new_cache(self._decoder)
         self._stages = list(self._decoder.upsamples)[1:]
         self._halos = tail_halos(self._stages)
+        self._scale = PATCH * 2 ** sum(stage.avg_shortcut is not None for stage in self._stages)
         self._strips: list[tuple[int, int]] = []
         self._caches: list[Cache] = []
 
@@ -222,24 +225,19 @@ class StripDecoder:
         if not self._strips:
             self._strips = strip_rows(features[0].shape[-2], self._plan.strips)
             self._caches = [new_cache(self._decoder) for _ in self._strips]
-        device = features[0].device
-        frames = None
+        device, scale = features[0].device, self._scale
+        height, width = (size * scale for size in features[0].shape[-2:])
+        count = FRAMES_PER_LATENT * len(features) - (FRAMES_PER_LATENT - 1) * first
+        frames = torch.empty(1, 3, count, height, width, dtype=torch.float32)
         for number, (top, bottom) in enumerate(self._strips):
             cache = self._caches[number] = _moved(self._caches[number], device)
             parts = [
                 self._strip(feature, top, bottom, cache, first and position == 0)
                 for position, feature in enumerate(features)
             ]
-            pixels = unfold(torch.cat(parts, dim=2))
-            if frames is None:
-                height = pixels.shape[-2] // (bottom - top) * features[0].shape[-2]
-                shape = (*pixels.shape[:-2], height, pixels.shape[-1])
-                frames = torch.empty(shape, dtype=torch.float32)
-            scale = height // features[0].shape[-2]
-            frames[..., top * scale : bottom * scale, :] = pixels
+            frames[..., top * scale : bottom * scale, :] = unfold(torch.cat(parts, dim=2))
             if self._plan.rest is not None:
                 self._caches[number] = _moved(cache, self._plan.rest)
-        assert frames is not None  # there is at least one strip
         return frames
 
     def _strip(self, x: Tensor, top: int, bottom: int, cache: Cache, first: bool) -> Tensor:
