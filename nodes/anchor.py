@@ -95,6 +95,8 @@ class AnchorEncode(io.ComfyNode):
 
         def chunks() -> Iterator[torch.Tensor]:
             report = host.frame_progress(frames)
-            return reference_chunks(image, motion, settings, color_match, report)
+            photo = image.to(autoencoder.resize_device(vae))
+            return reference_chunks(photo, motion, settings, color_match, report)
 
-        return io.NodeOutput({"samples": autoencoder.encode_reference(vae, frames, chunks)})
+        z_ref = autoencoder.encode_reference(vae, frames, height, width, chunks)
+        return io.NodeOutput({"samples": z_ref})

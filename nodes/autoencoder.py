@@ -10,8 +10,9 @@ import torch
 
 from ..swifti2v_core import vae_stream
 from ..swifti2v_core.geometry import pixel_frame_count
-from ..swifti2v_core.pixels import Report, silent
+from ..swifti2v_core.pixels import FiniteCheck, Report, silent, to_bytes
 from ..swifti2v_core.reference import with_anchor
+from ..swifti2v_core.transfer import one_behind
 from . import host
 
 
@@ -20,21 +21,31 @@ def vae_channels(vae: Any) -> int:
     return vae.latent_channels
 
 
+def resize_device(vae: Any) -> torch.device:
+    """Return where frames for a VAE are best resized: on its own device if that is a CUDA one."""
+    return vae.device if vae.device.type == "cuda" else torch.device("cpu")
+
+
+# --- Encode ---------------------------------------------------------------------------------------
+
+
 def encode(vae: Any, frames: torch.Tensor) -> torch.Tensor:
     """Encode frames ``[F, H, W, 3]`` to a video latent ``[1, C, T, h, w]``."""
     return host.to_storage(vae.encode(frames))
 
 
-def encode_reference(vae: Any, frames: int, chunks: Callable[[], Iterator[torch.Tensor]]) -> torch.Tensor:
+def encode_reference(
+    vae: Any, frames: int, height: int, width: int, chunks: Callable[[], Iterator[torch.Tensor]]
+) -> torch.Tensor:
     """Encode a clip given piece by piece, with its first frame as the anchor.
 
     Parameters
     ----------
     vae
-        A VAE of 48 channels. Wan2.2 autoencoders take the pieces as they come; for any other, and when
+        A VAE of 48 channels. Wan autoencoders take the pieces as they come; for any other, and when
         memory runs out, the clip is put together and ComfyUI encodes it (in tiles, if it must).
-    frames
-        Number of frames of the clip.
+    frames, height, width
+        Number and size of the frames of the clip.
     chunks
         Starts the clip anew: one frame ``[1, H, W, 3]``, then four at a time.
 
@@ -43,17 +54,48 @@ def encode_reference(vae: Any, frames: int, chunks: Callable[[], Iterator[torch.
     Tensor
         ``[1, 48, T, h, w]``; latent frame 0 is the first frame alone.
     """
-    latent = _encode_streamed(vae, chunks()) if vae_stream.streams(vae.first_stage_model) else None
+    latent = None
+    if vae_stream.streams(vae.first_stage_model):
+        latent = _encode_streamed(vae, _encode_strips(vae, height, width), chunks)
     if latent is None:
         clip = _put_together(frames, chunks())
         latent = with_anchor(encode(vae, clip), encode(vae, clip[:1]))
     return latent
 
 
+def _encode_strips(vae: Any, height: int, width: int) -> int:
+    """Make room for the encoder and choose the strips by the memory that is free then."""
+    encoder, size = vae.first_stage_model.encoder, vae.vae_dtype.itemsize
+    need = vae_stream.encode_need(encoder, height, width, size)
+    free = _free_after_asking(vae, need.memories + max(need.work, need.whole))
+    return vae_stream.plan_encode(encoder, height, width, size, free)
+
+
+def _encode_streamed(
+    vae: Any, strips: int, chunks: Callable[[], Iterator[torch.Tensor]]
+) -> torch.Tensor | None:
+    """Return the encoded clip, in more strips when memory runs out; None when that does not help."""
+    while strips <= vae_stream.ENCODE_STRIPS[-1]:
+        try:
+            pieces = (_prepared(vae, frames) for frames in chunks())
+            latent_frames = vae_stream.StripEncoder(vae.first_stage_model, strips).encode(pieces)
+            return torch.cat([host.to_storage(latent_frame) for latent_frame in latent_frames], dim=2)
+        except torch.OutOfMemoryError:
+            # Only noted: inside this block the exception keeps the failed attempt's tensors alive.
+            strips *= 2
+        host.release_memory()
+    host.logger.warning("The encode ran out of memory; ComfyUI encodes the whole clip instead, in tiles.")
+    return None
+
+
+def _prepared(vae: Any, frames: torch.Tensor) -> torch.Tensor:
+    return vae.process_input(frames.to(vae.device)).to(vae.vae_dtype)
+
+
 def _put_together(count: int, pieces: Iterator[torch.Tensor], report: Report = silent) -> torch.Tensor:
-    """Return ``count`` frames given in pieces as one tensor, without holding them twice."""
+    """Return ``count`` frames given in pieces as one float32 tensor, without holding them twice."""
     first = next(pieces)
-    whole, done = torch.empty(count, *first.shape[1:]), 0
+    whole, done = torch.empty(count, *first.shape[1:], dtype=torch.float32), 0
     for piece in chain((first,), pieces):
         whole[done : done + len(piece)] = piece
         done += len(piece)
@@ -61,26 +103,7 @@ def _put_together(count: int, pieces: Iterator[torch.Tensor], report: Report = s
     return whole
 
 
-def _encode_streamed(vae: Any, chunks: Iterator[torch.Tensor]) -> torch.Tensor | None:
-    """Return the encoded clip, or None when memory ran out."""
-
-    def pixels() -> Iterator[torch.Tensor]:
-        for frames in chunks:
-            prepared = vae.process_input(frames.movedim(-1, 0)[None])
-            yield prepared.to(device=vae.device, dtype=vae.vae_dtype)
-
-    try:
-        first = next(chunks)
-        need = vae.memory_used_encode((1, 3, 4, *first.shape[1:3]), vae.vae_dtype)
-        host.make_room(vae.patcher, need)
-        chunks = chain((first,), chunks)
-        latent_frames = vae_stream.stream_encode(vae.first_stage_model, pixels())
-        return torch.cat([host.to_storage(latent_frame) for latent_frame in latent_frames], dim=2)
-    except torch.OutOfMemoryError:
-        host.logger.warning(
-            "The encode ran out of memory; ComfyUI encodes the whole clip instead, in tiles."
-        )
-    return None
+# --- Decode ---------------------------------------------------------------------------------------
 
 
 def decode_images(vae: Any, latent: torch.Tensor) -> torch.Tensor:
@@ -88,8 +111,25 @@ def decode_images(vae: Any, latent: torch.Tensor) -> torch.Tensor:
     if not vae_stream.streams(vae.first_stage_model):
         return _decode_whole(vae, latent)
     count = len(latent) * pixel_frame_count(latent.shape[2])
-    pieces = (frames for clip in latent.split(1) for frames in decode(vae, clip))
+    # Half precision holds every bfloat16 value of 0..1 and takes half as long to leave the GPU.
+    leave = _unchanged if vae.vae_dtype == torch.float32 else torch.Tensor.half
+    pieces = (frames for clip in latent.split(1) for frames in _decode_streamed(vae, clip, leave))
     return _put_together(count, pieces, host.frame_progress(count))
+
+
+def decode_bytes(vae: Any, latent: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Decode one clip ``[1, C, T, h, w]``, yielding frames ``[n, H, W, 3]`` uint8 as they are done.
+
+    Wan autoencoders stream (`vae_stream.StripDecoder`); any other is decoded whole by ComfyUI.
+    """
+    if vae_stream.streams(vae.first_stage_model):
+        yield from _decode_streamed(vae, latent, to_bytes)
+        return
+    for frame in _decode_whole(vae, latent).split(1):
+        check = FiniteCheck(frame.device)
+        check.see(frame)
+        check.verify()
+        yield to_bytes(frame)
 
 
 def _decode_whole(vae: Any, latent: torch.Tensor) -> torch.Tensor:
@@ -97,45 +137,58 @@ def _decode_whole(vae: Any, latent: torch.Tensor) -> torch.Tensor:
     return frames.flatten(0, 1) if frames.ndim == 5 else frames  # image VAEs give no frame axis
 
 
-def decode(vae: Any, latent: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Decode one clip ``[1, C, T, h, w]``, yielding frames ``[n, H, W, 3]`` in order as they are done.
+def _unchanged(frames: torch.Tensor) -> torch.Tensor:
+    return frames
 
-    Wan2.2 autoencoders stream (`vae_stream.StripDecoder`); any other is decoded whole by ComfyUI.
-    """
-    if not vae_stream.streams(vae.first_stage_model):
-        yield _decode_whole(vae, latent)
-        return
-    plan, done = _decode_plan(vae, latent), 0
+
+def _decode_streamed(
+    vae: Any, latent: torch.Tensor, leave: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[torch.Tensor]:
+    """Decode one clip, yielding frames on the CPU in the format that ``leave`` gives them on the GPU."""
+    check = FiniteCheck(vae.device)
+
+    def finish(pixels: torch.Tensor) -> torch.Tensor:
+        check.see(pixels)
+        return leave(vae.process_output(pixels.float()))
+
+    plan, done, warned = _decode_plan(vae, latent), 0, False
     while True:
-        samples = latent.to(device=vae.device, dtype=vae.vae_dtype)
         ran_out, first = False, 0
         try:
-            for pixels in vae_stream.StripDecoder(vae.first_stage_model, plan).decode(samples):
-                fresh = pixels[:, :, max(0, done - first) :]
-                first += pixels.shape[2]
-                if fresh.shape[2]:
+            samples = latent.to(device=vae.device, dtype=vae.vae_dtype)
+            pieces = vae_stream.StripDecoder(vae.first_stage_model, plan, finish).decode(samples)
+            for frames in one_behind(pieces):
+                fresh = frames[max(0, done - first) :]
+                first += len(frames)
+                if len(fresh):
                     done = first
-                    yield vae.process_output(fresh)[0].permute(1, 2, 3, 0)
+                    yield fresh
         except torch.OutOfMemoryError:
             # Only noted: inside this block the exception keeps the failed attempt's tensors alive.
             ran_out = True
         if not ran_out:
-            return
+            break
         host.release_memory()
         plan = vae_stream.smaller_plan(plan)
-        host.logger.warning("The decode ran out of memory; trying again with %d strips.", plan.strips)
+        if not warned:
+            host.logger.warning("The decode ran out of memory; it goes on in smaller strips.")
+            warned = True
+    check.verify()
 
 
 def _decode_plan(vae: Any, latent: torch.Tensor) -> vae_stream.DecodePlan:
     """Make room for the decoder and choose how to cut, by the memory that is free then."""
     decoder, size = vae.first_stage_model.decoder, vae.vae_dtype.itemsize
     height, width = latent.shape[-2:]
-    caches, row, feature = vae_stream.decode_bytes(decoder, height, width, size)
-    total = host.total_memory(vae.device)
-    # More than the device holds cannot be freed; asking for it would only push the VAE's own weights out.
-    wanted = min(caches + feature + row * 2 * height, total * 0.8)
-    host.make_room(vae.patcher, wanted)
-    free = host.free_memory(vae.device) * 0.85
+    need = vae_stream.decode_need(decoder, height, width, size)
+    free = _free_after_asking(vae, need.memories + need.whole + need.work)
     plan = vae_stream.plan_decode(decoder, height, width, size, free)
     host.logger.info("Decode: %d strips, %d latent frames at a time", plan.strips, plan.chunk)
     return plan
+
+
+def _free_after_asking(vae: Any, need: float) -> float:
+    """Load the VAE, have ComfyUI make room for ``need`` bytes and return what may be taken."""
+    # More than the device holds cannot be freed; asking for it would only push the VAE's own weights out.
+    host.make_room(vae.patcher, min(need, 0.8 * host.total_memory(vae.device)))
+    return 0.85 * host.free_memory(vae.device)

@@ -124,7 +124,7 @@ class DecodeToVideo(io.ComfyNode):
             )
         chosen.check_available()
         host.check_save_path(filename_prefix)
-        pieces = autoencoder.decode(vae, latent)
+        pieces = autoencoder.decode_bytes(vae, latent)
         first = next(pieces)
         height, width = first.shape[1:3]
         path, file, subfolder = host.save_path(filename_prefix, chosen.extension, width, height)

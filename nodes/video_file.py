@@ -11,8 +11,6 @@ import av
 import torch
 from av.video.reformatter import ColorRange, Colorspace
 
-from ..swifti2v_core.pixels import to_bytes
-
 BT709 = 1
 """Number of BT.709 in the standards' tables of primaries and transfer functions (ITU-T H.273)."""
 
@@ -104,8 +102,8 @@ class VideoFile:
         context.color_trc = BT709
 
     def write(self, frame: torch.Tensor) -> None:
-        """Encode one frame ``[H, W, 3]``, 0..1."""
-        picture = av.VideoFrame.from_ndarray(to_bytes(frame).numpy(), format="rgb24")
+        """Encode one frame ``[H, W, 3]``, uint8."""
+        picture = av.VideoFrame.from_ndarray(frame.contiguous().numpy(), format="rgb24")
         picture = picture.reformat(
             format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
         )

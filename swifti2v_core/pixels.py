@@ -15,14 +15,31 @@ def silent(done: int) -> None:
     """Report nothing."""
 
 
-def to_bytes(frame: Tensor) -> Tensor:
-    """Return frames in 0..1 as ``uint8`` on the CPU, rounded to the nearest level.
+def to_bytes(frames: Tensor) -> Tensor:
+    """Return frames of 0..1 as ``uint8`` on their own device, rounded to the nearest level."""
+    return (frames * 255 + 0.5).clamp_(0, 255).to(torch.uint8)
 
-    Raises
-    ------
-    ValueError
-        If the frame holds NaN, which would become arbitrary bytes.
+
+class FiniteCheck:
+    """Looks for NaN and infinite values without making the program wait for the device.
+
+    Parameters
+    ----------
+    device
+        Where the values will be.
     """
-    if not torch.isfinite(frame).all():
-        raise ValueError("A decoded frame holds NaN or infinite values; nothing useful to save.")
-    return (frame * 255 + 0.5).clamp(0, 255).to(device="cpu", dtype=torch.uint8).contiguous()
+
+    def __init__(self, device: torch.device) -> None:
+        self._finite = torch.ones((), dtype=torch.bool, device=device)
+
+    def see(self, values: Tensor) -> None:
+        """Note whether all ``values`` are finite."""
+        self._finite &= torch.isfinite(values).all()
+
+    def verify(self) -> None:
+        """Raise ValueError if any value seen was not; waits for the device."""
+        if not self._finite:
+            raise ValueError(
+                "The decoded frames hold NaN or infinite values, nothing useful to save; decode in "
+                "32 bits (start ComfyUI with --fp32-vae), or look for the node that made the latent."
+            )

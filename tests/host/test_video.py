@@ -102,7 +102,7 @@ def test_colors_survive_players_that_take_bt709(pack, tmp_path, color):
     path = str(tmp_path / "color.mp4")
     codec = pack.video_file.CODECS["h264"]
     with pack.video_file.VideoFile(path, 64, 64, Fraction(16), codec, 5, {}) as video:
-        video.write(torch.tensor(color).expand(64, 64, 3))
+        video.write((torch.tensor(color) * 255).round().to(torch.uint8).expand(64, 64, 3))
     with av.open(path) as container:
         frame = next(container.decode(video=0))
     assert int(frame.colorspace) == 1 and int(frame.color_range) == 1
@@ -119,17 +119,17 @@ def test_a_failed_run_leaves_no_file(pack, tmp_path):
     codec = pack.video_file.CODECS["h264"]
     path = tmp_path / "clip.mp4"
     with (
-        pytest.raises(ValueError, match="NaN"),
+        pytest.raises(ValueError),
         pack.video_file.VideoFile(str(path), 64, 64, Fraction(16), codec, 17, {}) as video,
     ):
-        video.write(torch.zeros(64, 64, 3))
-        video.write(torch.full((64, 64, 3), float("nan")))
+        video.write(torch.zeros(64, 64, 3, dtype=torch.uint8))
+        video.write(torch.zeros(64, 64, 3))  # no bytes
     assert not list(tmp_path.iterdir())
     with (
         pytest.raises(KeyboardInterrupt),
         pack.video_file.VideoFile(str(path), 64, 64, Fraction(16), codec, 17, {}) as video,
     ):
-        video.write(torch.zeros(64, 64, 3))
+        video.write(torch.zeros(64, 64, 3, dtype=torch.uint8))
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
 

@@ -1,0 +1,56 @@
+"""Tensors on their way from the computing device to host memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """Start copying a tensor to host memory and return the copy.
+
+    From a CUDA device it goes to pinned memory behind the work that is queued, and the program does not
+    wait: read the copy only after an event recorded here, or use it in the same queue.
+    """
+    if tensor.device.type != "cuda":
+        return tensor.to("cpu")
+    try:
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    except RuntimeError:  # systems allow only so much of it; unpinned copies are slower, but work
+        return tensor.to("cpu")
+    return pinned.copy_(tensor, non_blocking=True)
+
+
+def one_behind(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Bring pieces to host memory, from a CUDA device each after the work of the next has been queued.
+
+    So the device computes the next piece while the caller uses this one.
+    """
+    waiting: tuple[Tensor, torch.Event] | None = None
+    for piece in pieces:
+        copy, event = to_host(piece), _recorded(piece.device)
+        del piece  # its device memory is free for the next one
+        if event is None:
+            yield copy
+            continue
+        if waiting is not None:
+            yield _arrived(*waiting)
+        waiting = copy, event
+    if waiting is not None:
+        yield _arrived(*waiting)
+
+
+def _recorded(device: torch.device) -> torch.Event | None:
+    """Mark this point in a device's queue; None where the program waits for every copy anyway."""
+    if device.type != "cuda":
+        return None
+    event = torch.Event(device)
+    event.record()
+    return event
+
+
+def _arrived(copy: Tensor, event: torch.Event) -> Tensor:
+    event.synchronize()
+    return copy
