@@ -42,8 +42,8 @@ ROUNDING = 1 / 12 / 255**2
 SHARPNESS_FLOOR = 1e-6
 """Below the sharpness of a 2K frame in which a single pixel is one 8-bit level off."""
 
-PULSE_FLOOR = 0.1 / 255
-"""Changes of mean luma of about this size, a tenth of an 8-bit level, cannot be seen."""
+PULSE_FLOOR = 0.25 / 255
+"""Luma changes below a quarter of an 8-bit level fade out: unseen, and x264 alone makes 0.15."""
 
 MOTION_ROWS = 180
 """Height to which frames are averaged down before motion is measured."""
@@ -276,8 +276,17 @@ def laplacian_ratio(statistics: ClipStatistics) -> Tensor:
     return latent_means(statistics.sharpness) / first.where(first > SHARPNESS_FLOOR, math.nan)
 
 
+def laplacian_slope(statistics: ClipStatistics) -> float:
+    """Return how fast the generated latent frames grow sharper, per latent frame.
+
+    The least-squares slope of `laplacian_ratio` without frame 0: the photo starts no trend, and the
+    step from it to the first generated frame is not drift. NaN with fewer than two such frames.
+    """
+    return slope(laplacian_ratio(statistics)[1:])
+
+
 def slope(values: Tensor) -> float:
-    """Return the least-squares slope of a series ``[T]`` per step; NaN for a single value."""
+    """Return the least-squares slope of a series ``[T]`` per step; NaN with fewer than two values."""
     time = torch.arange(len(values), dtype=values.dtype)
     time -= time.mean()
     return float((time * values).sum() / time.square().sum())
@@ -309,8 +318,8 @@ def luma_pulse(statistics: ClipStatistics, lag: int, segment_frames: int = 3) ->
     -------
     float
         Autocorrelation of the change of mean luma per frame, -1..1: near 1 if the same change comes
-        back every ``lag`` frames, near 0 if changes are unrelated or invisible (a tenth of an 8-bit
-        level). NaN for clips with less than two periods of changes.
+        back every ``lag`` frames, near -1 if it comes back with the opposite sign, near 0 if changes
+        are unrelated or far below `PULSE_FLOOR`. NaN for clips with less than two periods of changes.
 
     Raises
     ------

@@ -13,6 +13,7 @@ from swifti2v_core.metrics import (
     ClipStatistics,
     fidelity,
     laplacian_ratio,
+    laplacian_slope,
     latent_means,
     lattice_peak,
     luma_pulse,
@@ -103,10 +104,14 @@ def test_frames_fall_into_latent_frames():
 def test_a_clip_that_grows_sharper_has_the_slope_of_its_growth():
     photo, latent_frames = natural_photo(64, 96) * 0.5 + 0.25, 8
     gains = [1 + 0.05 * max(0, math.ceil(frame / 4)) for frame in range(4 * latent_frames - 3)]
-    ratio = laplacian_ratio(measure_clip(torch.cat([0.5 + (photo - 0.5) * gain for gain in gains])))
+    statistics = measure_clip(torch.cat([0.5 + (photo - 0.5) * gain for gain in gains]))
+    ratio = laplacian_ratio(statistics)
     assert ratio.tolist() == pytest.approx([1 + 0.05 * t for t in range(latent_frames)], rel=1e-3)
     assert slope(ratio) == pytest.approx(0.05, rel=1e-2)
-    assert slope(laplacian_ratio(measure_clip(repeated(photo, 9)))) == pytest.approx(0, abs=1e-6)
+    sharper_at_once = of_luma([1.0, *[3.0] * 8])  # the step from the photo is no trend
+    assert laplacian_ratio(sharper_at_once).tolist() == [1, 3, 3] and laplacian_slope(sharper_at_once) == 0
+    assert laplacian_slope(statistics) == pytest.approx(0.05, rel=1e-2)
+    assert laplacian_slope(measure_clip(repeated(photo, 9))) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_first_frame_without_detail_has_no_ratio():
@@ -174,14 +179,19 @@ def test_a_brightness_step_per_segment_is_a_pulse():
     steps = [0.3 + 0.02 * math.ceil(frame / 12) for frame in range(81)]
     statistics = measure_clip(flat_clip(steps))
     assert statistics.luma.tolist() == pytest.approx(steps, abs=1e-6)
-    assert luma_pulse(statistics, 12) > 0.95
+    assert luma_pulse(statistics, 12) > 0.9
     assert all(luma_pulse(statistics, lag) < 0.2 for lag in (2, 4, 6, 8, 10, 14))
 
 
 def test_a_brightness_step_per_latent_frame_is_a_pulse_of_four():
     steps = [0.3 + 0.01 * math.ceil(frame / 4) for frame in range(81)]
     statistics = of_luma(steps)
-    assert luma_pulse(statistics, 4) > 0.95 and luma_pulse(statistics, 6) < 0.2
+    assert luma_pulse(statistics, 4) > 0.9 and luma_pulse(statistics, 6) < 0.2
+
+
+def test_brightness_that_alternates_between_segments_is_a_pulse_of_the_opposite_sign():
+    statistics = of_luma([0.3 + 0.02 * (math.ceil(frame / 12) % 2) for frame in range(81)])
+    assert luma_pulse(statistics, 12) < -0.9
 
 
 def test_a_slow_fade_and_unrelated_flicker_are_no_pulse():
@@ -291,7 +301,7 @@ def test_one_frame_is_a_clip():
     assert laplacian_ratio(statistics).tolist() == [1]
     assert lattice_peak(statistics).shape == (1,)
     figures = [
-        slope(laplacian_ratio(statistics)),
+        laplacian_slope(statistics),
         luma_pulse(statistics, 4),
         seam_energy(statistics),
         motion_amount(statistics),
