@@ -295,8 +295,9 @@ def slope(values: Tensor) -> float:
 def lattice_peak(statistics: ClipStatistics) -> Tensor:
     """Return how far the strongest 4-pixel pattern of each latent frame stands out, ``[T]``.
 
-    A ratio of powers, see `lattice_ratios`; about 1 without a pattern. A photo may bring a peak
-    of its own (JPEG blocks of eight pixels have a harmonic here): what counts is growth over time.
+    A ratio of powers, see `lattice_ratios`; about 1 without a pattern, more by chance in frames of
+    few 64x64 tiles. A photo may bring a peak of its own, and so may patterns of 6 or 8 pixels with
+    sharp edges, whose harmonics lie here: what counts is growth over time.
     """
     return latent_means(statistics.lattice).amax(dim=1)
 
