@@ -320,7 +320,9 @@ def luma_pulse(statistics: ClipStatistics, lag: int, segment_frames: int = 3) ->
     float
         Autocorrelation of the change of mean luma per frame, -1..1: near 1 if the same change comes
         back every ``lag`` frames, near -1 if it comes back with the opposite sign, near 0 if changes
-        are unrelated or far below `PULSE_FLOOR`. NaN for clips with less than two periods of changes.
+        are unrelated or far below `PULSE_FLOOR`. A pulse per latent frame comes back at every
+        multiple of 4, so a pulse per segment is one that lag 4 does not show. NaN for clips with less
+        than two periods of changes.
 
     Raises
     ------
