@@ -22,13 +22,13 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
-from kornia.metrics import psnr, ssim
 from PIL import Image, ImageDraw, ImageOps
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
 from swifti2v_core.camera import CameraMove, camera_motion  # noqa: E402
+from swifti2v_core.metrics import fidelity, sharpness  # noqa: E402
 from swifti2v_core.resize import resize  # noqa: E402
 
 SHEET_COLUMNS = 6
@@ -76,11 +76,9 @@ def round_trips(comfyui: Path, clips: list[torch.Tensor]) -> list[torch.Tensor]:
         return [vae.decode(vae.encode(clip))[0].clamp(0, 1) for clip in clips]
 
 
-def sharpness(frames: torch.Tensor) -> float:
-    """Return the standard deviation of the luma Laplacian, averaged over frames, in 8-bit levels."""
-    luma = (frames * frames.new_tensor([0.299, 0.587, 0.114])).sum(dim=-1, keepdim=True).movedim(-1, 1)
-    kernel = luma.new_tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
-    return float(torch.nn.functional.conv2d(luma, kernel).std(dim=(1, 2, 3)).mean() * 255)
+def detail(frames: torch.Tensor) -> float:
+    """Return the sharpness of the frames after frame 0, in 8-bit levels."""
+    return float(np.mean([sharpness(frame) for frame in frames[1:]])) * 255
 
 
 def middle(frames: torch.Tensor) -> torch.Tensor:
@@ -92,20 +90,16 @@ def middle(frames: torch.Tensor) -> torch.Tensor:
 
 def figures(frames: torch.Tensor, truth: torch.Tensor) -> tuple[float, float, float]:
     """Return PSNR in dB and SSIM of the frames after frame 0, and sharpness."""
-    pairs = [
-        (float(psnr(a, b, 1.0)), float(ssim(a[None], b[None], 11).mean()))
-        for a, b in zip(frames[1:].movedim(-1, 1), truth[1:].movedim(-1, 1), strict=True)
-    ]
-    similarity = np.mean(pairs, axis=0)
-    return float(similarity[0]), float(similarity[1]), sharpness(frames[1:])
+    similarity = np.mean([fidelity(a, b) for a, b in zip(frames[1:], truth[1:], strict=True)], axis=0)
+    return float(similarity[0]), float(similarity[1]), detail(frames)
 
 
 def print_table(rows: dict[str, tuple[float, float, float]]) -> None:
     """Print one line per row."""
     print(f"{'against the known truth':<36}{'PSNR':>9}{'SSIM':>9}{'sharpness':>11}")
-    for name, (decibel, similarity, detail) in rows.items():
-        fidelity = f"{decibel:>6.2f} dB{similarity:>9.3f}" if np.isfinite(decibel) else f"{'-':>9}{'-':>9}"
-        print(f"{name:<36}{fidelity}{detail:>11.2f}")
+    for name, (decibel, similarity, sharp) in rows.items():
+        likeness = f"{decibel:>6.2f} dB{similarity:>9.3f}" if np.isfinite(decibel) else f"{'-':>9}{'-':>9}"
+        print(f"{name:<36}{likeness}{sharp:>11.2f}")
 
 
 def contact_sheet(rows: dict[str, torch.Tensor], path: Path) -> None:
@@ -152,11 +146,11 @@ def main() -> None:
                 "reference, through the autoencoder": figures(reference, wanted),
                 "ceiling: truth, through the same": figures(ceiling, wanted),
                 "plain upscaling, no autoencoder": figures(enlarged, wanted),
-                "the truth itself": (float("inf"), 1.0, sharpness(wanted[1:])),
+                "the truth itself": (float("inf"), 1.0, detail(wanted)),
             }
         )
     else:
-        print(f"sharpness {sharpness(video[1:]):.2f}; no truth is known for a motion that a model invents")
+        print(f"sharpness {detail(video):.2f}; no truth is known for a motion that a model invents")
     contact_sheet(rows, options.sheet)
 
 
