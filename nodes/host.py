@@ -24,12 +24,13 @@ import folder_paths
 import latent_preview
 import torch
 from comfy.cli_args import args
+from comfy.ldm.modules.attention import attention_pytorch
 from comfy.model_patcher import create_model_options_clone
 from comfy.patcher_extension import WrappersMP
 from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
-from . import timeline, windows
+from . import attention, timeline, windows
 
 logger = logging.getLogger("SwiftI2V")
 
@@ -40,6 +41,9 @@ WEIGHT_DTYPES = {
     "fp8_e5m2": {"dtype": torch.float8_e5m2},
 }
 """The same choices as ComfyUI's own diffusion model loader."""
+
+PLAIN_ATTENTION = getattr(attention_pytorch, "__wrapped__", attention_pytorch)
+"""ComfyUI's attention on PyTorch's kernels, as overrides are handed it."""
 
 # --- Files ----------------------------------------------------------------------------------------
 
@@ -205,6 +209,14 @@ def cfg_guider(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
     return guider
 
 
+def motion_guider(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
+    """Return the GUIDER of a Stage I sampling, with the attention that suits the card."""
+    guider = cfg_guider(model, positive, negative, cfg)
+    guider.model_options = create_model_options_clone(guider.model_options)
+    attention.install(guider.model_options.setdefault("transformer_options", {}), PLAIN_ATTENTION)
+    return guider
+
+
 @dataclass(frozen=True)
 class SeededNoise:
     """A NOISE that draws ComfyUI's noise of a seed."""
@@ -358,10 +370,7 @@ def aim_guider(
     clone.model_options = create_model_options_clone(guider.model_options)
     options = clone.model_options.setdefault("transformer_options", {})
     options[windows.KEY] = view
-    if view.read_only is not None:
-        options["optimized_attention_override"] = windows.read_only_override(
-            options.get("optimized_attention_override")
-        )
+    attention.install(options, PLAIN_ATTENTION)
     added = {} if concat_latent is None else {"concat_latent_image": concat_latent}
     clone.original_conds = {
         name: [{**condition, **added} for condition in conditions]

@@ -154,21 +154,6 @@ def test_positions_above_256_stay_apart_in_bfloat16(pack, stage_two):
     assert torch.equal(small, network.rope_encode(3, 2, 2, dtype=torch.bfloat16))  # the host's own
 
 
-@pytest.mark.parametrize("context", ["bidirectional", "read-only"])
-def test_compiled_models_place_their_windows(run, stage_two, text, z_ref, context):
-    """As ComfyUI's TorchCompileModel compiles: without guards on the transformer options."""
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
-    from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
-
-    compiled = stage_two.clone()
-    set_torch_compile_wrapper(
-        model=compiled, backend="eager", options={"guard_filter_fn": skip_torch_compile_dict}
-    )
-    torch.compiler.reset()
-    expected = advanced(run, stage_two, text, z_ref, context=context)
-    assert (advanced(run, compiled, text, z_ref, context=context) - expected).abs().max() <= 1e-5
-
-
 def test_split_and_resumed_gives_the_same_bits(run, stage_two, text, z_ref):
     whole = advanced(run, stage_two, text, z_ref, sampler="euler_ancestral")
     first = advanced(run, stage_two, text, z_ref, sampler="euler_ancestral", end_segment=1)
@@ -283,47 +268,6 @@ def test_kept_keys_belong_to_the_blocks_that_ran(pack, run, stage_two, text, z_r
     assert (kept - anew).abs().max() <= 1e-5
     without = advanced(run, stage_two, text, z_ref, cfg=3.0, context="read-only")
     assert (kept - without).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("heads_in", [False, True])
-@pytest.mark.parametrize("heads_out", [False, True])
-def test_read_only_works_for_any_head_layout(pack, heads_in, heads_out):
-    """``[B, L, H * D]`` and ``[B, H, L, D]`` at both ends of the host's attention."""
-    from comfy.ldm.modules.attention import attention_pytorch
-
-    generator = torch.Generator().manual_seed(0)
-    parts = [torch.randn(1, 2, 10, 8, generator=generator) for _ in range(3)]
-    mask = torch.ones(10, 10, dtype=torch.bool)
-    mask[:4, 4:] = False
-    expected = torch.nn.functional.scaled_dot_product_attention(*parts, attn_mask=mask)
-    flat = [part.transpose(1, 2).flatten(2) for part in parts]
-    context = pack.modules["swifti2v_core.attention"].ReadOnlyContext(4)
-    view = pack.windows.WindowView((0, 1), 1, context)
-    options = {pack.windows.KEY: view, "block_index": 0, "uuids": ["a"]}
-    result = attention_pytorch(
-        *(parts if heads_in else flat),
-        heads=2,
-        skip_reshape=heads_in,
-        skip_output_reshape=heads_out,
-        transformer_options=options
-        | {"optimized_attention_override": pack.windows.read_only_override(None)},
-    )
-    result = result if heads_out else result.unflatten(2, (2, 8)).transpose(1, 2)
-    assert torch.allclose(result, expected, atol=1e-5)
-
-
-def test_read_only_runs_around_the_users_attention(run, stage_two, text, z_ref):
-    calls = []
-
-    def users_override(attention, *args, **kwargs):
-        calls.append(args[0].shape)
-        return attention(*args, **kwargs)
-
-    model = stage_two.clone()
-    model.model_options["transformer_options"]["optimized_attention_override"] = users_override
-    with_user = advanced(run, model, text, z_ref, context="read-only")
-    assert torch.equal(with_user, advanced(run, stage_two, text, z_ref, context="read-only"))
-    assert len(calls) > 100
 
 
 def test_cross_attention_with_as_many_text_as_window_tokens(run, stage_two, z_ref):
