@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -339,14 +340,16 @@ class SamplingProgress:
 def window_guider(guider: Any) -> Any:
     """Return a copy of a GUIDER whose model places windows; the guider given stays as it is.
 
-    The model is a clone with one more wrapper, the innermost, so that wrappers of other packs run
-    around it.
+    The model is a clone with one more wrapper around its forward, the innermost, so that wrappers of
+    other packs run around it, and one around ComfyUI's estimate of the memory.
     """
     clone = copy.copy(guider)
     clone.model_patcher = guider.model_patcher.clone()
-    clone.model_patcher.add_wrapper_with_key(
-        WrappersMP.DIFFUSION_MODEL, windows.KEY, windows.window_forward
-    )
+    for place, wrapper in (
+        (WrappersMP.DIFFUSION_MODEL, windows.window_forward),
+        (WrappersMP.PREPARE_SAMPLING, windows.count_kept_context),
+    ):
+        clone.model_patcher.add_wrapper_with_key(place, windows.KEY, wrapper)
     return clone
 
 
@@ -370,12 +373,22 @@ def aim_guider(
     clone.model_options = create_model_options_clone(guider.model_options)
     options = clone.model_options.setdefault("transformer_options", {})
     options[windows.KEY] = view
+    options[windows.KEPT_BYTES] = windows.kept_bytes(guider.model_patcher, view, _conditions_run(guider))
     attention.install(options, PLAIN_ATTENTION)
     added = {} if concat_latent is None else {"concat_latent_image": concat_latent}
     clone.original_conds = {
         name: [{**condition, **added} for condition in conditions]
         for name, conditions in guider.original_conds.items()
     }
+
+
+def _conditions_run(guider: Any) -> int:
+    """Return how many conditions a guider runs per step; without guidance ComfyUI skips the negative."""
+    counts = {name: len(conditions) for name, conditions in guider.original_conds.items()}
+    usual = getattr(type(guider), "predict_noise", None) is comfy.samplers.CFGGuider.predict_noise
+    if usual and math.isclose(guider.cfg, 1) and not guider.model_options.get("disable_cfg1_optimization"):
+        counts.pop("negative", None)
+    return sum(counts.values())
 
 
 # --- Memory ---------------------------------------------------------------------------------------

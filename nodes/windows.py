@@ -6,6 +6,7 @@ wrapper, `host.aim_guider` puts the window and the attention override into the o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,9 @@ from .attention import READ_ONLY, ReadOnlyForward
 
 KEY = "SwiftI2V"
 """Our name among wrappers and transformer options."""
+
+KEPT_BYTES = f"{KEY}_kept_bytes"
+"""Transformer option: memory that read-only context will keep, which ComfyUI does not know of."""
 
 
 @dataclass(frozen=True)
@@ -130,3 +134,45 @@ def _conditioning(options: dict[str, Any]) -> tuple[Any, ...]:
     """
     replaced = frozenset(options.get("patches_replace", {}).get("dit", {}))
     return (*options.get("uuids", ()), replaced)
+
+
+def kept_bytes(model: Any, view: WindowView, conditions: int) -> int:
+    """Return the memory that a window's read-only context keeps of one clip of a batch, in bytes.
+
+    Parameters
+    ----------
+    model
+        The MODEL.
+    conditions
+        Number of conditions that are run in a step; each has keys and values of its own.
+    """
+    if view.read_only is None:
+        return 0
+    network = model.get_model_object("diffusion_model")
+    element_size = model.model.get_dtype_inference().itemsize
+    return conditions * view.read_only.kept_bytes(len(network.blocks), network.dim, element_size)
+
+
+def count_kept_context(
+    executor: Any, model: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Add what read-only context keeps to ComfyUI's estimate, as latent frames that cost as much.
+
+    The shape feeds the estimate only; ComfyUI's own context windows change it in the same way.
+
+    Parameters
+    ----------
+    executor
+        ComfyUI's wrapper executor, around what loads the models of a sampling.
+    model
+        The MODEL.
+    noise_shape
+        Shape of the window, ``[B, C, W, h, w]``.
+    conds
+        ComfyUI's conditions.
+    """
+    batch, channels, frames, *size = noise_shape
+    kept = batch * kwargs["model_options"]["transformer_options"][KEPT_BYTES]
+    frame = model.model.memory_required([batch, channels, 1, *size])
+    shape = [batch, channels, frames + math.ceil(kept / frame), *size]
+    return executor(model, shape, conds, *args, **kwargs)

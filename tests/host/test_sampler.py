@@ -280,6 +280,85 @@ def test_cross_attention_with_as_many_text_as_window_tokens(run, stage_two, z_re
     assert (one - two).abs().max() <= 1e-4
 
 
+@pytest.fixture
+def asked(monkeypatch):
+    """The memory that ComfyUI is asked to have free, per sampling: (for a batch of two, for one)."""
+    seen = []
+    load = comfy.model_management.load_models_gpu
+
+    def spy(models, memory_required=0, minimum_memory_required=None, **kwargs):
+        seen.append((memory_required, minimum_memory_required))
+        return load(
+            models,
+            memory_required=memory_required,
+            minimum_memory_required=minimum_memory_required,
+            **kwargs,
+        )
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", spy)
+    return seen
+
+
+def test_the_host_is_asked_for_the_memory_of_the_window(run, stage_two, text, z_ref, asked):
+    def cost(batch, frames):
+        return stage_two.model.memory_required([batch, 48, frames, 6, 8])
+
+    for cfg in (1.0, 3.0):
+        asked.clear()
+        advanced(run, stage_two, text, z_ref, cfg=cfg)
+        windows = [4, 5, 5]
+        assert asked == [(cost(2, frames), cost(1, frames)) for frames in windows]  # not of all 8 frames
+
+
+@pytest.mark.parametrize(("cfg", "conditions", "batch"), [(1.0, 1, 1), (3.0, 2, 1), (3.0, 2, 2)])
+def test_the_host_is_asked_for_what_read_only_keeps(
+    run, pack, stage_two, text, make_latent, asked, monkeypatch, cfg, conditions, batch
+):
+    context = pack.modules["swifti2v_core.attention"].ReadOnlyContext
+    made, init = [], context.__init__
+
+    def spy(self, clean_tokens):
+        init(self, clean_tokens)
+        made.append(self)
+
+    monkeypatch.setattr(context, "__init__", spy)
+    z_ref = make_latent(8, batch=batch)
+    advanced(run, stage_two, text, z_ref, cfg=cfg, context="read-only")
+
+    def cost(batch, frames):
+        return stage_two.model.memory_required([batch, 48, frames, 6, 8])
+
+    network = stage_two.get_model_object("diffusion_model")
+    for frames, clean, kept_context, (two, one) in zip((4, 5, 5), (1, 2, 4), made, asked, strict=True):
+        kept = sum(
+            part.untyped_storage().nbytes()
+            for layers in kept_context._stored.values()
+            for pair in layers.values()
+            for part in pair
+        )
+        tokens = clean * 3 * 4
+        assert kept == 2 * len(network.blocks) * tokens * network.dim * 4 * conditions * batch
+        extra = one - cost(batch, frames)
+        assert kept <= extra < kept + cost(batch, 1) * 1.001
+        assert two - cost(2 * batch, frames) == pytest.approx(2 * extra)
+
+
+def test_guiders_that_always_use_all_conditions_are_counted_so(pack, stage_two, text):
+    from comfy_extras.nodes_custom_sampler import Guider_Basic, Guider_DualCFG
+
+    usual = guider_of(stage_two, text, 1.0)
+    assert pack.host._conditions_run(usual) == 1
+    always = stage_two.clone()
+    always.disable_model_cfg1_optimization()
+    assert pack.host._conditions_run(guider_of(always, text, 1.0)) == 2
+    basic = Guider_Basic(stage_two)
+    basic.set_conds(text[0])
+    assert pack.host._conditions_run(basic) == 1
+    dual = Guider_DualCFG(stage_two)
+    dual.set_conds(text[0], text[0], text[1])
+    assert pack.host._conditions_run(dual) == 3
+
+
 # --- Nothing is touched -----------------------------------------------------------------------------
 
 
