@@ -28,10 +28,11 @@ from comfy.cli_args import args
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy.model_patcher import create_model_options_clone
 from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
-from . import attention, timeline, windows
+from . import attention, compiling, timeline, windows
 
 logger = logging.getLogger("SwiftI2V")
 
@@ -45,6 +46,9 @@ WEIGHT_DTYPES = {
 
 PLAIN_ATTENTION = getattr(attention_pytorch, "__wrapped__", attention_pytorch)
 """ComfyUI's attention on PyTorch's kernels, as overrides are handed it."""
+
+COMPILER = "inductor"
+"""Backend of torch.compile."""
 
 # --- Files ----------------------------------------------------------------------------------------
 
@@ -172,6 +176,30 @@ def with_shift(model: Any, shift: float) -> Any:
     sampling.set_parameters(shift=shift, multiplier=1000)
     clone.add_object_patch("model_sampling", sampling)
     return clone
+
+
+def with_compiled_blocks(model: Any) -> Any:
+    """Return a clone of ``model`` whose blocks are compiled in the first run, one by one.
+
+    Every length of the sequence is compiled for itself: a clip has few, and they come back.
+    """
+    # As ComfyUI's TorchCompileModel: weights must not be moved in and out below compiled code.
+    clone = model.clone(disable_dynamic=True)
+    blocks = len(clone.get_model_object("diffusion_model").blocks)
+    set_torch_compile_wrapper(
+        clone,
+        COMPILER,
+        options={"guard_filter_fn": compiling.guards_to_keep},
+        dynamic=False,
+        keys=[f"diffusion_model.blocks.{index}" for index in range(blocks)],
+    )
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, windows.KEY, compiling.allow_many_graphs)
+    return clone
+
+
+def device_type() -> str:
+    """Return the kind of device that ComfyUI computes on, as PyTorch names it."""
+    return comfy.model_management.get_torch_device().type
 
 
 def text_width(model: Any) -> int:

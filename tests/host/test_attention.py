@@ -8,6 +8,8 @@ import torch
 from comfy.ldm.modules.attention import attention_pytorch, attention_split
 from comfy.ldm.wan.model import WanModel
 
+import nodes as host_nodes
+
 PARTS = 2, 3, 10, 8
 """Batch, heads, tokens, channels of a head."""
 
@@ -189,3 +191,112 @@ def test_read_only_works_for_any_head_layout(pack, attention, heads_in, heads_ou
     result = attention_pytorch(*parts, PARTS[1], **layout, transformer_options=options | {"block_index": 0})
     expected = expected if heads_out else expected.transpose(1, 2).flatten(2)
     assert torch.allclose(result, expected, atol=1e-5)
+
+
+# --- Compiled models --------------------------------------------------------------------------------
+
+
+def whole(pack, model):
+    """As ComfyUI's TorchCompileModel compiles: without guards on the transformer options."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+    from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
+
+    compiled = model.clone()
+    options = {"guard_filter_fn": skip_torch_compile_dict}
+    set_torch_compile_wrapper(model=compiled, backend="eager", options=options)
+    return compiled
+
+
+def blocks(pack, model):
+    return pack.host.with_compiled_blocks(model)
+
+
+@pytest.fixture
+def eager(pack, monkeypatch, plain_attention):
+    """Compile without a compiler: what PyTorch remembers of a first run is the same."""
+    monkeypatch.setattr(pack.host, "COMPILER", "eager")
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("how", [whole, blocks])
+def test_compiled_models_remember_nothing_of_their_first_run(pack, run, tiny, make_latent, eager, how):
+    def made(model, context, latent):
+        given = {"z_ref": latent, "context": context, "denoise": 0.5, "steps": 2}
+        return run("SwiftI2V_SegmentSampler", model=model, **given)[0]["samples"]
+
+    compiled, short, long = how(pack, tiny), make_latent(4, 4, 4), make_latent(8, 4, 4, seed=1)
+    text = [[torch.zeros(1, 8, 4096), {}]]
+    with torch.inference_mode():  # no override at all, and the shape of a window
+        options = (compiled, 0, 2, 1.0, "euler", "simple", text, text)
+        host_nodes.KSampler().sample(*options, {"samples": short["samples"]})
+    results = []
+    for context, latent in (
+        ("bidirectional", short),
+        ("read-only", short),
+        ("bidirectional", long),
+    ):
+        expected = made(tiny, context, latent)
+        assert (made(compiled, context, latent) - expected).abs().max() <= 1e-5
+        results.append(expected)
+    assert (results[0] - results[1]).abs().max() > 1e-3  # what must not be mistaken for each other
+
+
+@pytest.mark.parametrize("context", ["bidirectional", "read-only"])
+def test_each_length_is_compiled_once(pack, run, tiny, make_latent, eager, monkeypatch, context):
+    graphs = []
+
+    def counting(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(pack.host, "COMPILER", counting)
+    compiled = pack.host.with_compiled_blocks(tiny)
+    counts = []
+    for segments in (2, 5):  # windows of 4 and 5 latent frames
+        latent = make_latent(1 + 3 * segments, 4, 4)
+        given = {"z_ref": latent, "context": context, "denoise": 0.5, "steps": 2, "cfg": 3.0}
+        run("SwiftI2V_SegmentSampler", model=compiled, **given)
+        counts.append(len(graphs))
+    assert counts[0] == counts[1] > 0
+
+
+def test_more_lengths_than_pytorch_allows_are_all_compiled(pack, run, tiny, make_latent, eager):
+    compiled = pack.host.with_compiled_blocks(tiny)
+    counters = torch._dynamo.utils.counters["stats"]
+    counts = [counters["unique_graphs"]]
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for frames in (3, 4):
+            given = {"z_ref": make_latent(frames, 4, 4), "denoise": 0.5, "steps": 1}
+            run("SwiftI2V_SegmentSampler", model=compiled, **given)
+            counts.append(counters["unique_graphs"])
+            assert torch._dynamo.config.recompile_limit == 1
+    assert counts[2] - counts[1] == counts[1] - counts[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("node_id", "given"),
+    [
+        (
+            "SwiftI2V_LoadStageI",
+            {
+                "high_noise_model": "tiny_stage1_motion.safetensors",
+                "low_noise_model": "tiny_stage1_motion.safetensors",
+                "high_noise_lora": "none",
+                "low_noise_lora": "none",
+            },
+        ),
+        ("SwiftI2V_LoadStageII", {"model_name": "tiny_stage2_detail.safetensors", "lora": "none"}),
+    ],
+)
+def test_loaders_compile_the_blocks_if_asked(run, node_id, given):
+    for model in run(node_id, weight_dtype="default", compile_blocks=True, **given):
+        if isinstance(model, str):
+            continue
+        kwargs = model.model_options["torch_compile_kwargs"]
+        assert (kwargs["backend"], kwargs["dynamic"]) == ("inductor", False)
+        assert set(model.wrappers["apply_model"]) == {"torch.compile", "SwiftI2V"}
+        assert model.get_model_object("model_sampling").shift == 5
+    for model in run(node_id, weight_dtype="default", **given):
+        assert isinstance(model, str) or "torch_compile_kwargs" not in model.model_options
