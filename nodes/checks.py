@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -24,6 +27,11 @@ FUN_VARIANTS = {
 }
 """Relatives of TI2V-5B that take other conditions than Stage II gives."""
 
+COMPILERS = ("g++", "clang++", "c++", "cl")
+"""What PyTorch compiles code for processors with."""
+
+LAUNCHER_COMPILERS = ("gcc", "clang", "cc", *COMPILERS)
+"""What Triton compiles its launcher of GPU code with; on Windows it brings its own."""
 
 SOCKETS = (
     ("LATENT", lambda value: isinstance(value, dict) and "samples" in value),
@@ -257,6 +265,28 @@ def fixed(options: dict[str, Any], what: str) -> None:
                 f"{what} carries {key}, extra frames that have no place in a window; "
                 "remove the node that adds them."
             )
+
+
+def can_compile(device: str) -> None:
+    """Raise ValueError if torch.compile will not find what it needs for a kind of device.
+
+    Parameters
+    ----------
+    device
+        As PyTorch names it, see `host.device_type`.
+    """
+    gpu = device not in ("cpu", "mps")
+    if gpu and find_spec("triton") is None:
+        raise ValueError(
+            "compile_blocks is on, but torch.compile needs Triton on this GPU and it is not installed; "
+            "install it (triton-windows on Windows) or switch compile_blocks off."
+        )
+    needed = LAUNCHER_COMPILERS if gpu else COMPILERS
+    if not (gpu and sys.platform == "win32") and not any(map(shutil.which, needed)):
+        raise ValueError(
+            f"compile_blocks is on, but torch.compile needs a compiler and found none of "
+            f"{', '.join(needed)}; install one or switch compile_blocks off."
+        )
 
 
 def custom_sampling(noise: Any, guider: Any, sampler: Any, sigmas: Any) -> None:

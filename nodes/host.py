@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,12 +25,14 @@ import folder_paths
 import latent_preview
 import torch
 from comfy.cli_args import args
+from comfy.ldm.modules.attention import attention_pytorch
 from comfy.model_patcher import create_model_options_clone
 from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
-from . import timeline, windows
+from . import attention, compiling, timeline, windows
 
 logger = logging.getLogger("SwiftI2V")
 
@@ -40,6 +43,12 @@ WEIGHT_DTYPES = {
     "fp8_e5m2": {"dtype": torch.float8_e5m2},
 }
 """The same choices as ComfyUI's own diffusion model loader."""
+
+PLAIN_ATTENTION = getattr(attention_pytorch, "__wrapped__", attention_pytorch)
+"""ComfyUI's attention on PyTorch's kernels, as overrides are handed it."""
+
+COMPILER = "inductor"
+"""Backend of torch.compile."""
 
 # --- Files ----------------------------------------------------------------------------------------
 
@@ -169,6 +178,30 @@ def with_shift(model: Any, shift: float) -> Any:
     return clone
 
 
+def with_compiled_blocks(model: Any) -> Any:
+    """Return a clone of ``model`` whose blocks are compiled in the first run, one by one.
+
+    Every length of the sequence is compiled for itself: a clip has few, and they come back.
+    """
+    # As ComfyUI's TorchCompileModel: weights must not be moved in and out below compiled code.
+    clone = model.clone(disable_dynamic=True)
+    blocks = len(clone.get_model_object("diffusion_model").blocks)
+    set_torch_compile_wrapper(
+        clone,
+        COMPILER,
+        options={"guard_filter_fn": compiling.guards_to_keep},
+        dynamic=False,
+        keys=[f"diffusion_model.blocks.{index}" for index in range(blocks)],
+    )
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, windows.KEY, compiling.allow_many_graphs)
+    return clone
+
+
+def device_type() -> str:
+    """Return the kind of device that ComfyUI computes on, as PyTorch names it."""
+    return comfy.model_management.get_torch_device().type
+
+
 def text_width(model: Any) -> int:
     """Return the width of the text embeddings that a Wan model reads."""
     return model.get_model_object("diffusion_model").text_dim
@@ -202,6 +235,14 @@ def cfg_guider(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
+    return guider
+
+
+def motion_guider(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
+    """Return the GUIDER of a Stage I sampling, with the attention that suits the card."""
+    guider = cfg_guider(model, positive, negative, cfg)
+    guider.model_options = create_model_options_clone(guider.model_options)
+    attention.install(guider.model_options.setdefault("transformer_options", {}), PLAIN_ATTENTION)
     return guider
 
 
@@ -327,14 +368,16 @@ class SamplingProgress:
 def window_guider(guider: Any) -> Any:
     """Return a copy of a GUIDER whose model places windows; the guider given stays as it is.
 
-    The model is a clone with one more wrapper, the innermost, so that wrappers of other packs run
-    around it.
+    The model is a clone with one more wrapper around its forward, the innermost, so that wrappers of
+    other packs run around it, and one around ComfyUI's estimate of the memory.
     """
     clone = copy.copy(guider)
     clone.model_patcher = guider.model_patcher.clone()
-    clone.model_patcher.add_wrapper_with_key(
-        WrappersMP.DIFFUSION_MODEL, windows.KEY, windows.window_forward
-    )
+    for place, wrapper in (
+        (WrappersMP.DIFFUSION_MODEL, windows.window_forward),
+        (WrappersMP.PREPARE_SAMPLING, windows.count_kept_context),
+    ):
+        clone.model_patcher.add_wrapper_with_key(place, windows.KEY, wrapper)
     return clone
 
 
@@ -358,15 +401,22 @@ def aim_guider(
     clone.model_options = create_model_options_clone(guider.model_options)
     options = clone.model_options.setdefault("transformer_options", {})
     options[windows.KEY] = view
-    if view.read_only is not None:
-        options["optimized_attention_override"] = windows.read_only_override(
-            options.get("optimized_attention_override")
-        )
+    options[windows.KEPT_BYTES] = windows.kept_bytes(guider.model_patcher, view, _conditions_run(guider))
+    attention.install(options, PLAIN_ATTENTION)
     added = {} if concat_latent is None else {"concat_latent_image": concat_latent}
     clone.original_conds = {
         name: [{**condition, **added} for condition in conditions]
         for name, conditions in guider.original_conds.items()
     }
+
+
+def _conditions_run(guider: Any) -> int:
+    """Return how many conditions a guider runs per step; without guidance ComfyUI skips the negative."""
+    counts = {name: len(conditions) for name, conditions in guider.original_conds.items()}
+    usual = getattr(type(guider), "predict_noise", None) is comfy.samplers.CFGGuider.predict_noise
+    if usual and math.isclose(guider.cfg, 1) and not guider.model_options.get("disable_cfg1_optimization"):
+        counts.pop("negative", None)
+    return sum(counts.values())
 
 
 # --- Memory ---------------------------------------------------------------------------------------

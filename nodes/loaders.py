@@ -58,6 +58,18 @@ def _weight_dtype() -> io.Combo.Input:
     )
 
 
+def _compile_blocks() -> io.Boolean.Input:
+    return io.Boolean.Input(
+        "compile_blocks",
+        default=False,
+        optional=True,
+        advanced=True,
+        tooltip="Whether the network's blocks are compiled with torch.compile. Default off. On, every "
+        "step is a little faster, but the first run of each size waits for the compiler, up to minutes; "
+        "a GPU needs Triton.",
+    )
+
+
 def _load(name: str, lora: str, strength: float, shift: float, weight_dtype: str) -> Any:
     model = host.load_model(name, weight_dtype)
     if lora != NONE:
@@ -103,6 +115,7 @@ class LoadStageI(io.ComfyNode):
                 _lora_strength("low_noise_lora_strength"),
                 _shift(),
                 _weight_dtype(),
+                _compile_blocks(),
             ],
             outputs=[
                 io.Model.Output(
@@ -127,17 +140,24 @@ class LoadStageI(io.ComfyNode):
         low_noise_lora_strength: float,
         shift: float,
         weight_dtype: str,
+        compile_blocks: bool = False,
     ) -> io.NodeOutput:
+        if compile_blocks:
+            checks.can_compile(host.device_type())
         for name in (high_noise_model, low_noise_model):
             channels = None if name == NONE else host.input_channels_of_file(name)
             if channels is not None:
                 checks.check_stage_one_channels(channels, f"The Stage I model {name}")
         high = _load(high_noise_model, high_noise_lora, high_noise_lora_strength, shift, weight_dtype)
         checks.stage_one_model(high, f"The Stage I model {high_noise_model}")
+        if compile_blocks:
+            high = host.with_compiled_blocks(high)
         if low_noise_model == NONE:
             return io.NodeOutput(high, high)
         low = _load(low_noise_model, low_noise_lora, low_noise_lora_strength, shift, weight_dtype)
         checks.stage_one_model(low, f"The Stage I model {low_noise_model}")
+        if compile_blocks:
+            low = host.with_compiled_blocks(low)
         return io.NodeOutput(high, low)
 
 
@@ -167,6 +187,7 @@ class LoadStageII(io.ComfyNode):
                 _lora_strength(),
                 _shift(),
                 _weight_dtype(),
+                _compile_blocks(),
             ],
             outputs=[
                 io.Model.Output(
@@ -182,12 +203,22 @@ class LoadStageII(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model_name: str, lora: str, lora_strength: float, shift: float, weight_dtype: str
+        cls,
+        model_name: str,
+        lora: str,
+        lora_strength: float,
+        shift: float,
+        weight_dtype: str,
+        compile_blocks: bool = False,
     ) -> io.NodeOutput:
+        if compile_blocks:
+            checks.can_compile(host.device_type())
         channels = host.input_channels_of_file(model_name)
         if channels is not None:
             checks.stage_two_kind(channels)
         model = _load(model_name, lora, lora_strength, shift, weight_dtype)
         kind = checks.stage_two_model(model)
+        if compile_blocks:
+            model = host.with_compiled_blocks(model)
         host.logger.info("Stage II model %s: %s weights, shift %g", model_name, kind, shift)
         return io.NodeOutput(model, kind)

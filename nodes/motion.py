@@ -189,7 +189,7 @@ def _sample(
             if len(sigmas) < 2:
                 continue
             result = host.sample(
-                host.cfg_guider(model, positive, negative, cfg),
+                host.motion_guider(model, positive, negative, cfg),
                 noise,
                 latent,
                 host.sampler_object(sampler_name),

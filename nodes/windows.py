@@ -1,27 +1,25 @@
 """What happens inside the network's forward when it is given a window.
 
 Nothing of ComfyUI is imported here: `host.window_guider` hangs `window_forward` into the model as a
-wrapper, `host.aim_guider` hangs in the attention override.
+wrapper, `host.aim_guider` puts the window and the attention override into the options.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..swifti2v_core.attention import ReadOnlyContext
+from .attention import READ_ONLY, ReadOnlyForward
 
 KEY = "SwiftI2V"
 """Our name among wrappers and transformer options."""
 
-NOISY_ALONE = f"{KEY}_noisy_alone"
-"""Transformer option of one forward: the clean frames are left out, their keys and values kept."""
-
-LAST_BLOCK = f"{KEY}_last_block"
-"""Transformer option of one forward: the block whose self-attention has run."""
+KEPT_BYTES = f"{KEY}_kept_bytes"
+"""Transformer option: memory that read-only context will keep, which ComfyUI does not know of."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +81,10 @@ def window_forward(
     options = {} if transformer_options is None else transformer_options
     view: WindowView = options[KEY]
     network = executor.class_obj
-    kept = view.read_only is not None and view.read_only.holds(_conditioning(options))
-    skipped = view.clean if kept else 0
+    read_only = _read_only(view, options)
+    skipped = view.clean if read_only is not None and read_only.noisy_alone else 0
     noisy_timestep = timestep[:, skipped:] if timestep.ndim > 1 else timestep
-    options[NOISY_ALONE] = kept
+    options[READ_ONLY] = read_only
     result = network.forward_orig(
         x[:, :, skipped:],
         noisy_timestep,
@@ -122,6 +120,13 @@ def _frequencies(
     return torch.cat(parts, dim=1)
 
 
+def _read_only(view: WindowView, options: dict[str, Any]) -> ReadOnlyForward | None:
+    if view.read_only is None:
+        return None
+    conditioning = _conditioning(options)
+    return ReadOnlyForward(view.read_only, conditioning, view.read_only.holds(conditioning))
+
+
 def _conditioning(options: dict[str, Any]) -> tuple[Any, ...]:
     """Return what tells forwards apart: ComfyUI's ids of the conditions, and which blocks are replaced.
 
@@ -131,39 +136,43 @@ def _conditioning(options: dict[str, Any]) -> tuple[Any, ...]:
     return (*options.get("uuids", ()), replaced)
 
 
-def read_only_override(previous: Callable[..., torch.Tensor] | None) -> Callable[..., Any]:
-    """Return an attention override for read-only context, around the one that was there before."""
+def kept_bytes(model: Any, view: WindowView, conditions: int) -> int:
+    """Return the memory that a window's read-only context keeps of one clip of a batch, in bytes.
 
-    @torch.compiler.disable(recursive=False)
-    def override(
-        attention: Callable[..., torch.Tensor],
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        heads: int,
-        *args: Any,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            if previous is None:
-                return attention(q, k, v, heads, *args, **kwargs)
-            return previous(attention, q, k, v, heads, *args, **kwargs)
+    Parameters
+    ----------
+    model
+        The MODEL.
+    conditions
+        Number of conditions that are run in a step; each has keys and values of its own.
+    """
+    if view.read_only is None:
+        return 0
+    network = model.get_model_object("diffusion_model")
+    element_size = model.model.get_dtype_inference().itemsize
+    return conditions * view.read_only.kept_bytes(len(network.blocks), network.dim, element_size)
 
-        options = kwargs.get("transformer_options") or {}
-        view = options.get(KEY)
-        block = options.get("block_index")
-        # Of a block's attentions the first is self-attention. ComfyUI copies the options for every
-        # forward, so the mark vanishes with it.
-        if view is None or options.get(LAST_BLOCK) == block:
-            return attend(query, key, value)
-        options[LAST_BLOCK] = block
-        token_dim = 2 if kwargs.get("skip_reshape") else 1
-        output_dim = 2 if kwargs.get("skip_output_reshape") else 1
-        slot = (_conditioning(options), block)
-        if options.get(NOISY_ALONE):
-            return view.read_only.attend_noisy(attend, query, key, value, slot=slot, token_dim=token_dim)
-        return view.read_only.attend_window(
-            attend, query, key, value, slot=slot, token_dim=token_dim, output_dim=output_dim
-        )
 
-    return override
+def count_kept_context(
+    executor: Any, model: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Add what read-only context keeps to ComfyUI's estimate, as latent frames that cost as much.
+
+    The shape feeds the estimate only; ComfyUI's own context windows change it in the same way.
+
+    Parameters
+    ----------
+    executor
+        ComfyUI's wrapper executor, around what loads the models of a sampling.
+    model
+        The MODEL.
+    noise_shape
+        Shape of the window, ``[B, C, W, h, w]``.
+    conds
+        ComfyUI's conditions.
+    """
+    batch, channels, frames, *size = noise_shape
+    kept = batch * kwargs["model_options"]["transformer_options"][KEPT_BYTES]
+    frame = model.model.memory_required([batch, channels, 1, *size])
+    shape = [batch, channels, frames + math.ceil(kept / frame), *size]
+    return executor(model, shape, conds, *args, **kwargs)

@@ -34,6 +34,20 @@ class ReadOnlyContext:
         """Tell whether a whole forward with this conditioning has been stored."""
         return conditioning in self._stored
 
+    def kept_bytes(self, layers: int, channels: int, element_size: int) -> int:
+        """Return the bytes of the keys and values kept for one conditioning.
+
+        Parameters
+        ----------
+        layers
+            Attention layers of the network.
+        channels
+            Width of a key, all heads together.
+        element_size
+            Bytes of one number.
+        """
+        return 2 * layers * self.clean_tokens * channels * element_size
+
     def attend_window(
         self,
         attend: Attend,

@@ -154,21 +154,6 @@ def test_positions_above_256_stay_apart_in_bfloat16(pack, stage_two):
     assert torch.equal(small, network.rope_encode(3, 2, 2, dtype=torch.bfloat16))  # the host's own
 
 
-@pytest.mark.parametrize("context", ["bidirectional", "read-only"])
-def test_compiled_models_place_their_windows(run, stage_two, text, z_ref, context):
-    """As ComfyUI's TorchCompileModel compiles: without guards on the transformer options."""
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
-    from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
-
-    compiled = stage_two.clone()
-    set_torch_compile_wrapper(
-        model=compiled, backend="eager", options={"guard_filter_fn": skip_torch_compile_dict}
-    )
-    torch.compiler.reset()
-    expected = advanced(run, stage_two, text, z_ref, context=context)
-    assert (advanced(run, compiled, text, z_ref, context=context) - expected).abs().max() <= 1e-5
-
-
 def test_split_and_resumed_gives_the_same_bits(run, stage_two, text, z_ref):
     whole = advanced(run, stage_two, text, z_ref, sampler="euler_ancestral")
     first = advanced(run, stage_two, text, z_ref, sampler="euler_ancestral", end_segment=1)
@@ -285,47 +270,6 @@ def test_kept_keys_belong_to_the_blocks_that_ran(pack, run, stage_two, text, z_r
     assert (kept - without).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("heads_in", [False, True])
-@pytest.mark.parametrize("heads_out", [False, True])
-def test_read_only_works_for_any_head_layout(pack, heads_in, heads_out):
-    """``[B, L, H * D]`` and ``[B, H, L, D]`` at both ends of the host's attention."""
-    from comfy.ldm.modules.attention import attention_pytorch
-
-    generator = torch.Generator().manual_seed(0)
-    parts = [torch.randn(1, 2, 10, 8, generator=generator) for _ in range(3)]
-    mask = torch.ones(10, 10, dtype=torch.bool)
-    mask[:4, 4:] = False
-    expected = torch.nn.functional.scaled_dot_product_attention(*parts, attn_mask=mask)
-    flat = [part.transpose(1, 2).flatten(2) for part in parts]
-    context = pack.modules["swifti2v_core.attention"].ReadOnlyContext(4)
-    view = pack.windows.WindowView((0, 1), 1, context)
-    options = {pack.windows.KEY: view, "block_index": 0, "uuids": ["a"]}
-    result = attention_pytorch(
-        *(parts if heads_in else flat),
-        heads=2,
-        skip_reshape=heads_in,
-        skip_output_reshape=heads_out,
-        transformer_options=options
-        | {"optimized_attention_override": pack.windows.read_only_override(None)},
-    )
-    result = result if heads_out else result.unflatten(2, (2, 8)).transpose(1, 2)
-    assert torch.allclose(result, expected, atol=1e-5)
-
-
-def test_read_only_runs_around_the_users_attention(run, stage_two, text, z_ref):
-    calls = []
-
-    def users_override(attention, *args, **kwargs):
-        calls.append(args[0].shape)
-        return attention(*args, **kwargs)
-
-    model = stage_two.clone()
-    model.model_options["transformer_options"]["optimized_attention_override"] = users_override
-    with_user = advanced(run, model, text, z_ref, context="read-only")
-    assert torch.equal(with_user, advanced(run, stage_two, text, z_ref, context="read-only"))
-    assert len(calls) > 100
-
-
 def test_cross_attention_with_as_many_text_as_window_tokens(run, stage_two, z_ref):
     """Text of the window's length must not be mistaken for the window."""
     same_length = [[torch.randn(1, 4 * 3 * 4, 4096, generator=torch.Generator().manual_seed(5)), {}]]
@@ -334,6 +278,85 @@ def test_cross_attention_with_as_many_text_as_window_tokens(run, stage_two, z_re
     one = run("SwiftI2V_SegmentSampler", positive=same_length, **options)[0]["samples"]
     two = run("SwiftI2V_SegmentSampler", positive=padded, **options)[0]["samples"]
     assert (one - two).abs().max() <= 1e-4
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The memory that ComfyUI is asked to have free, per sampling: (for a batch of two, for one)."""
+    seen = []
+    load = comfy.model_management.load_models_gpu
+
+    def spy(models, memory_required=0, minimum_memory_required=None, **kwargs):
+        seen.append((memory_required, minimum_memory_required))
+        return load(
+            models,
+            memory_required=memory_required,
+            minimum_memory_required=minimum_memory_required,
+            **kwargs,
+        )
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", spy)
+    return seen
+
+
+def test_the_host_is_asked_for_the_memory_of_the_window(run, stage_two, text, z_ref, asked):
+    def cost(batch, frames):
+        return stage_two.model.memory_required([batch, 48, frames, 6, 8])
+
+    for cfg in (1.0, 3.0):
+        asked.clear()
+        advanced(run, stage_two, text, z_ref, cfg=cfg)
+        windows = [4, 5, 5]
+        assert asked == [(cost(2, frames), cost(1, frames)) for frames in windows]  # not of all 8 frames
+
+
+@pytest.mark.parametrize(("cfg", "conditions", "batch"), [(1.0, 1, 1), (3.0, 2, 1), (3.0, 2, 2)])
+def test_the_host_is_asked_for_what_read_only_keeps(
+    run, pack, stage_two, text, make_latent, asked, monkeypatch, cfg, conditions, batch
+):
+    context = pack.modules["swifti2v_core.attention"].ReadOnlyContext
+    made, init = [], context.__init__
+
+    def spy(self, clean_tokens):
+        init(self, clean_tokens)
+        made.append(self)
+
+    monkeypatch.setattr(context, "__init__", spy)
+    z_ref = make_latent(8, batch=batch)
+    advanced(run, stage_two, text, z_ref, cfg=cfg, context="read-only")
+
+    def cost(batch, frames):
+        return stage_two.model.memory_required([batch, 48, frames, 6, 8])
+
+    network = stage_two.get_model_object("diffusion_model")
+    for frames, clean, kept_context, (two, one) in zip((4, 5, 5), (1, 2, 4), made, asked, strict=True):
+        kept = sum(
+            part.untyped_storage().nbytes()
+            for layers in kept_context._stored.values()
+            for pair in layers.values()
+            for part in pair
+        )
+        tokens = clean * 3 * 4
+        assert kept == 2 * len(network.blocks) * tokens * network.dim * 4 * conditions * batch
+        extra = one - cost(batch, frames)
+        assert kept <= extra < kept + cost(batch, 1) * 1.001
+        assert two - cost(2 * batch, frames) == pytest.approx(2 * extra)
+
+
+def test_guiders_that_always_use_all_conditions_are_counted_so(pack, stage_two, text):
+    from comfy_extras.nodes_custom_sampler import Guider_Basic, Guider_DualCFG
+
+    usual = guider_of(stage_two, text, 1.0)
+    assert pack.host._conditions_run(usual) == 1
+    always = stage_two.clone()
+    always.disable_model_cfg1_optimization()
+    assert pack.host._conditions_run(guider_of(always, text, 1.0)) == 2
+    basic = Guider_Basic(stage_two)
+    basic.set_conds(text[0])
+    assert pack.host._conditions_run(basic) == 1
+    dual = Guider_DualCFG(stage_two)
+    dual.set_conds(text[0], text[0], text[1])
+    assert pack.host._conditions_run(dual) == 3
 
 
 # --- Nothing is touched -----------------------------------------------------------------------------

@@ -66,3 +66,13 @@ def test_kept_keys_do_not_hold_the_window_in_memory(parts):
     context.attend_window(heads_first, *parts, slot=("a", 0), token_dim=2, output_dim=2)
     key, value = context._stored["a"][0]
     assert key.untyped_storage().nbytes() == value.untyped_storage().nbytes() == 2 * 4 * 4 * 4
+
+
+def test_kept_bytes_are_those_that_are_kept(parts):
+    context = ReadOnlyContext(4)
+    for layer in range(3):
+        context.attend_window(heads_first, *parts, slot=("a", layer), token_dim=2, output_dim=2)
+    kept = sum(t.untyped_storage().nbytes() for pair in context._stored["a"].values() for t in pair)
+    assert context.kept_bytes(layers=3, channels=8, element_size=4) == kept
+    # TI2V-5B at 2560x1408: what the tooltip says of a clean frame, 1.3 GB.
+    assert ReadOnlyContext(3520).kept_bytes(30, 3072, 2) == 1_297_612_800

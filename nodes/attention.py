@@ -1,0 +1,161 @@
+"""The one attention override of our samplings: read-only context, the user's choice, the kernel.
+
+ComfyUI hands every attention to ``transformer_options["optimized_attention_override"]``. ComfyUI's
+TorchCompileModel drops guards on these options, so a compiled network keeps for ever whether its first
+run found an override there. Ours is therefore always there and always the same function; what may
+differ from one forward to the next it looks up while it runs, never compiled.
+
+Nothing of ComfyUI is imported here: `host.aim_guider` and `host.motion_guider` hang the override in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..swifti2v_core import backend
+from ..swifti2v_core.attention import Attend, ReadOnlyContext
+
+OVERRIDE = "optimized_attention_override"
+"""ComfyUI's name of the transformer option."""
+
+BELOW = "SwiftI2V_attention_below"
+"""Transformer option that holds `Below`."""
+
+READ_ONLY = "SwiftI2V_read_only"
+"""Transformer option that holds the `ReadOnlyForward` of a forward, or None."""
+
+UNDERSTOOD = {"mask", "attn_precision", "skip_reshape", "skip_output_reshape", "transformer_options"}
+"""What ComfyUI may ask of an attention whose kernel we choose; anything else is left to ComfyUI."""
+
+INTERNAL = {"_inside_attn_wrapper"}
+"""ComfyUI's mark that it has called the override already."""
+
+
+@dataclass(frozen=True)
+class Below:
+    """What our override runs around.
+
+    Attributes
+    ----------
+    users
+        Override that was there before, or None; it decides alone.
+    plain
+        ComfyUI's attention on PyTorch's kernels, the only one whose kernel is ours to choose: with
+        another one the user started ComfyUI on purpose.
+    """
+
+    users: Callable[..., torch.Tensor] | None
+    plain: Callable[..., torch.Tensor]
+
+
+@dataclass
+class ReadOnlyForward:
+    """Read-only context during one forward of the network.
+
+    Attributes
+    ----------
+    context
+        Keys and values of the window's clean frames.
+    conditioning
+        What tells this forward from others on the same window.
+    noisy_alone
+        Whether the clean frames were left out, their keys and values being kept.
+    last_block
+        The block whose self-attention has run. Of a block's attentions the first is self-attention.
+    """
+
+    context: ReadOnlyContext
+    conditioning: Hashable
+    noisy_alone: bool
+    last_block: Hashable = None
+
+    def attend(
+        self,
+        attend: Attend,
+        parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        block: Hashable,
+        token_dim: int,
+        output_dim: int,
+    ) -> torch.Tensor:
+        """Attend from clean frames to clean frames only; attention to the text stays as it is."""
+        if block == self.last_block:
+            return attend(*parts)
+        self.last_block = block
+        slot = (self.conditioning, block)
+        if self.noisy_alone:
+            return self.context.attend_noisy(attend, *parts, slot=slot, token_dim=token_dim)
+        return self.context.attend_window(
+            attend, *parts, slot=slot, token_dim=token_dim, output_dim=output_dim
+        )
+
+
+def install(options: dict[str, Any], plain: Callable[..., torch.Tensor]) -> None:
+    """Put our override into transformer options, around the one that is there."""
+    options[BELOW] = Below(options.get(OVERRIDE), plain)
+    options[OVERRIDE] = override
+
+
+@torch.compiler.disable
+def override(
+    attention: Callable[..., torch.Tensor],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    heads: int,
+    *args: Any,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Attend as the window's context, the user and the card ask for.
+
+    Parameters
+    ----------
+    attention
+        The attention that ComfyUI would run.
+    query, key, value
+        In the layout that ``kwargs`` tells.
+    heads
+        Number of heads.
+
+    Returns
+    -------
+    Tensor
+        In the layout that ``kwargs`` tells.
+    """
+    options = kwargs["transformer_options"]  # where ComfyUI found this override
+    below: Below = options[BELOW]
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        if below.users is not None:
+            return below.users(attention, q, k, v, heads, *args, **kwargs)
+        heads_in = bool(kwargs.get("skip_reshape"))
+        ours = attention is below.plain and not args and kwargs.keys() <= UNDERSTOOD | INTERNAL
+        if not (ours and kwargs.get("mask") is None and _prefers_cudnn(q, k, heads, heads_in)):
+            return attention(q, k, v, heads, *args, **kwargs)
+        heads_out = bool(kwargs.get("skip_output_reshape"))
+        return backend.attend_cudnn_first(q, k, v, heads, heads_in=heads_in, heads_out=heads_out)
+
+    read_only: ReadOnlyForward | None = options.get(READ_ONLY)
+    if read_only is None:
+        return attend(query, key, value)
+    return read_only.attend(
+        attend,
+        (query, key, value),
+        options.get("block_index"),
+        token_dim=2 if kwargs.get("skip_reshape") else 1,
+        output_dim=2 if kwargs.get("skip_output_reshape") else 1,
+    )
+
+
+def _prefers_cudnn(query: torch.Tensor, key: torch.Tensor, heads: int, heads_in: bool) -> bool:
+    token_dim, head_dim = (2, query.shape[-1]) if heads_in else (1, query.shape[-1] // heads)
+    return backend.prefers_cudnn(
+        backend.nvidia_capability(query.device),
+        query.dtype,
+        head_dim,
+        query.shape[token_dim],
+        key.shape[token_dim],
+    )
