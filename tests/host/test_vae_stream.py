@@ -219,6 +219,10 @@ def test_which_autoencoders_stream(stream, family, vae):
     assert stream.streams(family)
     assert not stream.streams(vae.first_stage_model)
     assert not stream.streams(torch.nn.Linear(1, 1))
+    with torch.device("meta"):
+        twice = wan21.WanVAE(dim=8, z_dim=16, temperal_downsample=[False, True, True], conv_out_channels=12)
+        transparent = wan21.WanVAE(dim=8, z_dim=16, image_channels=4, conv_out_channels=4)
+    assert not stream.streams(twice) and not stream.streams(transparent)
 
 
 def test_strips_cover_everything_once(stream):
