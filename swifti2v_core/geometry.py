@@ -69,6 +69,11 @@ def latent_frame_count(frames: int) -> int:
     return (frames - 1) // FRAMES_PER_LATENT + 1
 
 
+def latent_frame_of(frame: int) -> int:
+    """Return the latent frame that holds pixel frame ``frame``."""
+    return -(-frame // FRAMES_PER_LATENT)
+
+
 def pixel_frame_count(latent_frames: int) -> int:
     """Return the number of pixel frames that ``latent_frames`` latent frames decode to."""
     return (latent_frames - 1) * FRAMES_PER_LATENT + 1

@@ -6,8 +6,9 @@ first frame replaced by the input image; the encoded result is ``z_ref``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from torch import Tensor
 from .geometry import FRAMES_PER_LATENT
 from .pixels import Report, silent
 from .resize import FRAMINGS, Fit, Kernel, fit_frames, resize
+
+NO_KEYFRAMES: Mapping[int, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ def reference_chunks(
     settings: ReferenceSettings,
     color_match: bool = False,
     report: Report = silent,
+    keyframes: Mapping[int, Tensor] = NO_KEYFRAMES,
 ) -> Iterator[Tensor]:
     """Build the pixel reference piece by piece, as a causal video autoencoder wants it.
 
@@ -101,6 +105,8 @@ def reference_chunks(
         Give the motion the photo's color statistics, see `color_transfer`.
     report
         Called when a piece has been taken.
+    keyframes
+        More photos, each ``[1, H, W, C]``, by the frame of the result that they replace.
 
     Yields
     ------
@@ -108,10 +114,8 @@ def reference_chunks(
         First the photo alone, ``[1, height, width, 3]``, then four frames at a time.
     """
     width, height = settings.width, settings.height
-    # Stage I saw the photo in the motion's proportions; framed alike, frame 0 lies on the others.
     motion_aspect = motion.shape[2] / motion.shape[1]
-    framed = FRAMINGS[settings.fit](photo, motion_aspect)
-    fitted_photo = fit_frames(framed, width, height, settings.fit)
+    fitted_photo = fit_photo(photo, motion_aspect, settings)
     yield fitted_photo
     report(1)
     indices = resample_indices(motion.shape[0], settings.frames)[1:]
@@ -122,8 +126,54 @@ def reference_chunks(
     for start in range(0, len(indices), FRAMES_PER_LATENT):
         chunk = motion[indices[start : start + FRAMES_PER_LATENT]].to(photo.device)
         chunk = fit_frames(chunk, width, height, settings.fit, settings.kernel)
-        yield chunk if transfer is None else match_color(chunk, *transfer)
+        chunk = chunk if transfer is None else match_color(chunk, *transfer)
+        yield _with_keyframes(chunk, start + 1, keyframes, motion_aspect, settings)
         report(start + 1 + len(chunk))
+
+
+def fit_photo(photo: Tensor, motion_aspect: float, settings: ReferenceSettings) -> Tensor:
+    """Return a photo ``[1, H, W, C]`` as a frame of the result, ``[1, height, width, 3]``.
+
+    Stage I saw it in the motion's proportions (width over height); framed alike, it lies on the motion.
+    """
+    framed = FRAMINGS[settings.fit](photo, motion_aspect)
+    return fit_frames(framed, settings.width, settings.height, settings.fit)
+
+
+def _with_keyframes(
+    chunk: Tensor,
+    first: int,
+    keyframes: Mapping[int, Tensor],
+    motion_aspect: float,
+    settings: ReferenceSettings,
+) -> Tensor:
+    """Return frames ``first``, ``first + 1``, … with those replaced that are keyframes."""
+    return torch.cat(
+        [
+            fit_photo(keyframes[number], motion_aspect, settings).to(frame)
+            if number in keyframes
+            else frame
+            for number, frame in enumerate(chunk.split(1), start=first)
+        ]
+    )
+
+
+def keyframe_chunks(photo: Tensor, motion_aspect: float, settings: ReferenceSettings) -> Iterator[Tensor]:
+    """Yield a clip in which nothing moves, as a causal video autoencoder wants it.
+
+    Its latent frame 1 is what the photo looks like as a moment of a video; the latent of a photo alone,
+    latent frame 0 of every clip, is of another kind that the model knows from time 0 only.
+
+    Parameters
+    ----------
+    photo
+        ``[1, H, W, C]`` float, 0..1.
+    motion_aspect, settings
+        As in `fit_photo`.
+    """
+    still = fit_photo(photo, motion_aspect, settings)
+    yield still
+    yield still.expand(FRAMES_PER_LATENT, -1, -1, -1)
 
 
 def with_anchor(latent: Tensor, photo_latent: Tensor) -> Tensor:

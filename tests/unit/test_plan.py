@@ -129,3 +129,48 @@ def test_sizes():
     with pytest.raises(ValueError, match="nearest valid size is 32x32"):
         check_size(0, -5)
     check_size(640, 368, 16)
+
+
+def test_segments_see_the_keyframes_near_them():
+    segments = plan_segments(21, 3, 1, keyframes=(5, 12, 20))
+    seen = [(segment.window[1 : segment.clean], segment.times[1 : segment.clean]) for segment in segments]
+    assert seen == [
+        ((21,), (5,)),  # makes 1 to 3
+        ((21, 22, 3), (5, 12, 3)),  # 4 to 6
+        ((21, 22, 6), (5, 12, 6)),
+        ((21, 22, 23, 9), (5, 12, 20, 9)),  # 10 to 12
+        ((22, 23, 12), (12, 20, 12)),
+        ((22, 23, 15), (12, 20, 15)),
+        ((22, 23, 17, 18), (12, 20, 17, 18)),  # 19 and 20
+    ]
+
+
+@given(plans(), st.data())
+def test_keyframes_change_nothing_else(case, data):
+    frames, m, _ = case
+    keyframes = sorted(data.draw(st.sets(st.integers(1, frames - 1), max_size=4)))
+    for plain, segment in zip(plan_segments(*case), plan_segments(*case, keyframes), strict=True):
+        own = [frame for frame in segment.window if frame < frames]
+        assert tuple(own) == plain.window and segment.noisy == plain.noisy
+        near = [time for frame, time in zip(segment.window, segment.times, strict=True) if frame >= frames]
+        assert [keyframes[frame - frames] for frame in segment.window if frame >= frames] == near
+        assert len(near) <= m + 2  # however long the clip
+
+
+@pytest.mark.parametrize(
+    ("keyframes", "words"), [((0,), "nearest valid one is 1"), ((21,), "is 20"), ((4, 4), "must ascend")]
+)
+def test_impossible_keyframes_say_what_is_possible(keyframes, words):
+    with pytest.raises(ValueError, match=words):
+        plan_segments(21, 3, 1, keyframes)
+
+
+def test_clamped_positions_make_room_for_a_keyframe_ahead():
+    last = plan_segments(61, 3, 1, keyframes=(10, 60))
+    assert clamped_positions(last[-1]) == (0, 1, 30, 27, 28, 29, 30)
+    # Frames 37 to 39 with the last keyframe 21 to 23 frames later: everything fits into the range.
+    assert last[12].times == (0, 10, 60, 36, 37, 38, 39)
+    assert clamped_positions(last[12]) == (0, 1, 30, 6, 7, 8, 9)
+    # Frames 4 to 6: the keyframe at 60 is too far ahead, neighbors move up to 1 at most.
+    far = plan_segments(61, 3, 1, keyframes=(60,))[1]
+    assert clamped_positions(far) == (0, 58, 1, 2, 3, 4)

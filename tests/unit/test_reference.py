@@ -5,6 +5,7 @@ from PIL import Image
 
 from swifti2v_core.reference import (
     ReferenceSettings,
+    keyframe_chunks,
     reference_chunks,
     resample_indices,
 )
@@ -116,3 +117,21 @@ def test_half_precision_frames_are_taken_as_they_come():
     full = build_reference(still, motion, settings, color_match=True)
     half = build_reference(still.half(), motion.half(), settings, color_match=True)
     assert half.dtype == torch.float32 and (half - full).abs().max() < 5e-3
+
+
+def test_keyframes_replace_their_frames():
+    motion = torch.rand(9, 32, 64, 3, generator=torch.Generator().manual_seed(1))
+    settings = ReferenceSettings(128, 64, 9)
+    plain = build_reference(photo(64, 128), motion, settings)
+    keyframes = {4: photo(64, 128, seed=2), 8: photo(90, 128, seed=3)}
+    clip = build_reference(photo(64, 128), motion, settings, keyframes=keyframes)
+    kept = [0, 1, 2, 3, 5, 6, 7]
+    assert torch.equal(clip[kept], plain[kept])
+    assert torch.equal(clip[4:5], photo(64, 128, seed=2))
+    assert torch.equal(clip[8:], fit_frames(photo(90, 128, seed=3), 128, 64))
+
+
+def test_a_keyframe_as_a_moment_of_a_video_is_a_still_clip():
+    settings = ReferenceSettings(128, 64, 9)
+    still = torch.cat(list(keyframe_chunks(photo(64, 128), 2.0, settings)))
+    assert torch.equal(still, photo(64, 128).expand(5, -1, -1, -1))
