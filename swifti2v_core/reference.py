@@ -127,7 +127,10 @@ def reference_chunks(
         chunk = motion[indices[start : start + FRAMES_PER_LATENT]].to(photo.device)
         chunk = fit_frames(chunk, width, height, settings.fit, settings.kernel)
         chunk = chunk if transfer is None else match_color(chunk, *transfer)
-        yield _with_keyframes(chunk, start + 1, keyframes, motion_aspect, settings)
+        for place, number in enumerate(range(start + 1, start + 1 + len(chunk))):
+            if number in keyframes:
+                chunk[place] = fit_photo(keyframes[number], motion_aspect, settings)[0]
+        yield chunk
         report(start + 1 + len(chunk))
 
 
@@ -138,24 +141,6 @@ def fit_photo(photo: Tensor, motion_aspect: float, settings: ReferenceSettings) 
     """
     framed = FRAMINGS[settings.fit](photo, motion_aspect)
     return fit_frames(framed, settings.width, settings.height, settings.fit)
-
-
-def _with_keyframes(
-    chunk: Tensor,
-    first: int,
-    keyframes: Mapping[int, Tensor],
-    motion_aspect: float,
-    settings: ReferenceSettings,
-) -> Tensor:
-    """Return frames ``first``, ``first + 1``, … with those replaced that are keyframes."""
-    return torch.cat(
-        [
-            fit_photo(keyframes[number], motion_aspect, settings).to(frame)
-            if number in keyframes
-            else frame
-            for number, frame in enumerate(chunk.split(1), start=first)
-        ]
-    )
 
 
 def keyframe_chunks(photo: Tensor, motion_aspect: float, settings: ReferenceSettings) -> Iterator[Tensor]:
