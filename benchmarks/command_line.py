@@ -7,11 +7,11 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from measure import Ceilings, Measurement, table
+from measure import Ceilings, Measurement, measure_ceilings, table
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
@@ -58,6 +58,16 @@ def comfyui_version(comfyui: Path) -> str:
     return file.read_text(encoding="utf-8").split('"')[-2] if file.is_file() else "of unknown version"
 
 
+def print_each(found: Iterable[Measurement], ceilings: Ceilings) -> list[Measurement]:
+    """Print every measurement when it comes, so that a run that is ended tells what it has."""
+    begin, measurements = time.monotonic(), []
+    for one in found:
+        measurements.append(one)
+        line = table([one], ceilings).splitlines()[2]
+        print(f"{time.monotonic() - begin:5.0f} s {line}", flush=True)
+    return measurements
+
+
 def report(
     title: str,
     measurements: Sequence[Measurement],
@@ -67,6 +77,7 @@ def report(
 ) -> None:
     """Print the table under a heading that says where it comes from; append it if asked."""
     on_gpu = device.type == "cuda"
+    ceilings = ceilings.best(measure_ceilings(device))
     machine = torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} CPU threads"
     cudnn = f", cuDNN {torch.backends.cudnn.version()}" if on_gpu else ""
     text = "\n".join(
@@ -77,7 +88,8 @@ def report(
             "",
             f"ComfyUI {comfyui_version(options.comfyui)}, torch {torch.__version__}{cudnn}, Python "
             f"{platform.python_version()}; random weights. Ceilings of this run: {ceilings}. Seconds are "
-            "medians (and the range); memory is the peak, in RAM above the start of the case.",
+            f"{'medians' if on_gpu else 'of the fastest run'} (and the range); memory is the peak, in RAM "
+            "above the start of the case.",
             "",
             table(measurements, ceilings),
             "",
