@@ -14,8 +14,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch
-
 sys.path.append(str(Path(__file__).parent))
 
 import command_line
@@ -26,7 +24,7 @@ PLANS = {
     "1 strip": (1, 1, None),
     "2 strips": (2, 1, None),
     "4 strips": (4, 1, None),
-    "4 resting strips": (4, 2, torch.device("cpu")),
+    "4 resting strips": (4, 2, True),
 }
 
 

@@ -54,7 +54,7 @@ class Pack:
         spec.loader.exec_module(package)
         extension = asyncio.run(package.comfy_entrypoint())
         self.autoencoder: ModuleType = sys.modules[f"{name}.nodes.autoencoder"]
-        self.vae_stream: ModuleType = sys.modules[f"{name}.swifti2v_core.vae_stream"]
+        self.vae_plan: ModuleType = sys.modules[f"{name}.swifti2v_core.vae_plan"]
         self.nodes = {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
 
     def takes(self, node_id: str, name: str) -> bool:

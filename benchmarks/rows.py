@@ -36,9 +36,9 @@ FALLBACK_TILE = 16
 PLANS = {
     "undivided": (1, 1, None),
     "4 strips": (4, 1, None),
-    "8 resting strips": (8, 6, torch.device("cpu")),
+    "8 resting strips": (8, 6, True),
 }
-"""Forced decode plans: strips, latent frames per turn, where waiting caches rest."""
+"""Forced decode plans: strips, latent frames per turn, whether waiting memories rest."""
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ def stage2(subject: Subject) -> list[Case]:
 @contextlib.contextmanager
 def forced_plan(pack: host_models.Pack, plan: tuple[Any, ...]) -> Iterator[None]:
     """Decode by a plan instead of by the memory that is free."""
-    chosen = pack.vae_stream.DecodePlan(*plan)
+    chosen = pack.vae_plan.DecodePlan(*plan)
     with mock.patch.object(pack.autoencoder, "_decode_plan", lambda vae, latent: chosen):
         yield
 
@@ -304,7 +304,7 @@ def decode(subject: Subject) -> list[Case]:
         return pack.run("SwiftI2V_TiledVAEDecode", samples={"samples": samples}, vae=vae)[0]
 
     def streamed(samples: torch.Tensor) -> None:
-        for _ in pack.autoencoder.decode(vae, samples):
+        for _ in pack.autoencoder.decode_bytes(vae, samples):
             pass
 
     def forced(samples: torch.Tensor, plan: tuple[Any, ...]) -> torch.Tensor:
@@ -345,7 +345,7 @@ def encode(subject: Subject) -> list[Case]:
         def pieces() -> Iterator[torch.Tensor]:
             return iter([frames[:1], *frames[1:].split(4)])
 
-        return subject.pack.autoencoder.encode_reference(vae, len(frames), pieces)
+        return subject.pack.autoencoder.encode_reference(vae, *frames.shape[:3], pieces)
 
     def errors(result: torch.Tensor) -> tuple[float, float] | None:
         return differences(result, found[0] if found else None)

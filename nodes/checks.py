@@ -27,6 +27,9 @@ FUN_VARIANTS = {
 }
 """Relatives of TI2V-5B that take other conditions than Stage II gives."""
 
+COMPILING_TORCH = (2, 8)
+"""First version of PyTorch that can be told which guards to keep."""
+
 COMPILERS = ("g++", "clang++", "c++", "cl")
 """What PyTorch compiles code for processors with."""
 
@@ -275,6 +278,11 @@ def can_compile(device: str) -> None:
     device
         As PyTorch names it, see `host.device_type`.
     """
+    if torch.__version__ < COMPILING_TORCH:
+        raise ValueError(
+            f"compile_blocks is on, but needs PyTorch 2.8 and this is {torch.__version__}; update PyTorch or "
+            "switch compile_blocks off."
+        )
     gpu = device not in ("cpu", "mps")
     if gpu and find_spec("triton") is None:
         raise ValueError(

@@ -11,7 +11,8 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ from comfy.model_patcher import create_model_options_clone
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from safetensors import SafetensorError, safe_open
+from torch.cuda import synchronize
 from tqdm.auto import tqdm
 
 from . import attention, compiling, timeline, windows
@@ -432,9 +434,36 @@ def total_memory(device: torch.device) -> float:
     return comfy.model_management.get_total_memory(device)
 
 
-def free_memory(device: torch.device) -> float:
-    """Return the bytes that are free on a device."""
-    return comfy.model_management.get_free_memory(device)
+def free_memory(patcher: Any, device: torch.device) -> float:
+    """Return the bytes that are free on a device, or will be when a loaded model asks for them."""
+    return patcher.get_free_memory(device)
+
+
+def raise_unless_out_of_memory(error: Exception) -> None:
+    """Raise ``error`` again unless it says that the device's memory is exhausted."""
+    known = getattr(comfy.model_management, "raise_non_oom", None)  # later than ComfyUI 0.16.3
+    if known is not None:
+        known(error)
+    elif not isinstance(error, comfy.model_management.OOM_EXCEPTION):
+        raise error
+
+
+@contextmanager
+def pinning(device: torch.device) -> Iterator[Callable[[torch.Tensor], None]]:
+    """Give a function that pins tensors of host memory, as many as ComfyUI allows, until the end."""
+    pinned: list[torch.Tensor] = []
+
+    def pin(tensor: torch.Tensor) -> None:
+        if comfy.model_management.pin_memory(tensor):
+            pinned.append(tensor)
+
+    try:
+        yield pin
+    finally:
+        if pinned:
+            synchronize(device)  # copies may still be under way
+        for tensor in pinned:
+            comfy.model_management.unpin_memory(tensor)
 
 
 def release_memory() -> None:

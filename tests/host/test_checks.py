@@ -17,6 +17,7 @@ import torch
 from comfy.ldm.wan.model import WanModel
 from comfy.ldm.wan.vae import WanVAE
 from safetensors.torch import save_file
+from torch.torch_version import TorchVersion
 
 SIZED = ("SwiftI2V_MotionSampler", "SwiftI2V_CameraMotion", "SwiftI2V_AnchorEncode")
 SEGMENTS = ("SwiftI2V_SegmentSampler", "SwiftI2V_SegmentSamplerAdvanced")
@@ -858,6 +859,13 @@ def test_a_missing_compiler_is_said_before_loading(
     sentence = refused(node_id, compile_blocks=True)
     for word in ("compile_blocks is on", "switch compile_blocks off", *words):
         assert word in sentence
+
+
+@pytest.mark.parametrize("node_id", ["SwiftI2V_LoadStageI", "SwiftI2V_LoadStageII"])
+def test_an_old_pytorch_is_said_before_loading(pack, refused, monkeypatch, node_id):
+    facts(pack, monkeypatch, "cpu", True, ["g++"], "linux")
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.7.1+cu128"))
+    assert "needs PyTorch 2.8 and this is 2.7.1+cu128; update" in refused(node_id, compile_blocks=True)
 
 
 @pytest.mark.parametrize(
