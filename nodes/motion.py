@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,19 @@ from comfy_api.latest import io
 
 from ..swifti2v_core import camera
 from ..swifti2v_core.geometry import check_size, latent_frame_count
+from ..swifti2v_core.reshift import (
+    Leg,
+    Part,
+    large_photo,
+    large_size,
+    match_snr,
+    plan_parts,
+    reshift_legs,
+    shrink,
+)
 from ..swifti2v_core.resize import fit_frames
 from ..swifti2v_core.segments import clean_mask
-from ..swifti2v_core.sigmas import EXPERT_BOUNDARY, split_sigmas
+from ..swifti2v_core.sigmas import EXPERT_BOUNDARY
 from ..swifti2v_core.stage_one import keep_clean, photo_first, photo_then_gray
 from . import autoencoder, checks, host, widgets
 
@@ -57,6 +68,45 @@ def _start_ti2v(vae: Any, photo: torch.Tensor, frames: int) -> Start:
 
 STARTS = {16: _start_a14b, 48: _start_ti2v}
 """By latent channels of the model."""
+
+
+def _reshift_inputs() -> list[Any]:
+    return [
+        io.Int.Input(
+            "reshift_steps",
+            default=0,
+            min=0,
+            max=999,
+            optional=True,
+            advanced=True,
+            tooltip="Noise reshifting: how many of the first steps run at a larger size, where the model "
+            "lays out the scene better; the rest runs at the size of the clip. Default 0 (off). 10 of "
+            "40 steps is what SURF uses. Leave it off with 4-step LoRAs and distilled models: they "
+            "are trained to walk their few steps without a break, and one step is already a quarter.",
+        ),
+        io.Float.Input(
+            "reshift_scale",
+            default=1.5,
+            min=1.0,
+            max=4.0,
+            step=0.05,
+            round=0.001,
+            optional=True,
+            advanced=True,
+            tooltip="How much larger the first steps are, per side. Default 1.5; with 640x352 that is "
+            "960x528 (960x544 with TI2V-5B), above the 480P that models are trained on. Ignored while "
+            "reshift_steps is 0.",
+        ),
+        io.Boolean.Input(
+            "reshift_match_snr",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip="Gives the rest less noise, because the same noise hides more in a smaller picture. "
+            "Keeps more of the first steps' layout and leaves less to redraw. Default off, as in SURF. "
+            "Ignored while reshift_steps is 0.",
+        ),
+    ]
 
 
 class MotionSampler(io.ComfyNode):
@@ -109,6 +159,7 @@ class MotionSampler(io.ComfyNode):
                     "0.9, what Wan2.2-I2V-A14B was trained with. Ignored with one model.",
                 ),
                 widgets.timesteps(),
+                *_reshift_inputs(),
             ],
             outputs=[
                 io.Image.Output(
@@ -139,19 +190,29 @@ class MotionSampler(io.ComfyNode):
         negative: Any = None,
         boundary: float = EXPERT_BOUNDARY,
         timesteps: str = "",
+        reshift_steps: int = 0,
+        reshift_scale: float = 1.5,
+        reshift_match_snr: bool = False,
     ) -> io.NodeOutput:
-        experts = _experts(model_high_noise, model_low_noise)
-        channels = _check_experts(experts)
+        models = _experts(model_high_noise, model_low_noise)
+        channels = _check_experts(models)
         checks.photo(image)
+        multiple = 16 if channels == 16 else 32
         checks.vae(vae, channels)
-        check_size(width, height, multiple=16 if channels == 16 else 32)
+        check_size(width, height, multiple)
         latent_frame_count(frames)
         prompts = checks.prompts(model_high_noise, positive, negative)
         sigmas = checks.from_pure_noise(widgets.schedule(model_high_noise, steps, timesteps))
+        legs = [Leg(width, height, sigmas)]
+        if reshift_steps:
+            large = large_size(width, height, reshift_scale, multiple)
+            first, rest = reshift_legs(sigmas, reshift_steps, large, (width, height))
+            legs = [first, match_snr(first, rest) if reshift_match_snr else rest]
 
-        start = STARTS[channels](vae, fit_frames(image, width, height, fit), frames)
-        parts = split_sigmas(sigmas, boundary) if len(experts) == 2 else (sigmas,)
-        latent = _sample(experts, parts, start, prompts, cfg, sampler_name, seed)
+        starts = [STARTS[channels](vae, picture, frames) for picture in _photos(image, legs, fit)]
+        parts = plan_parts(legs, boundary if len(models) == 2 else 0.0)
+        sampling = MotionSampling(models, prompts, cfg, host.sampler_object(sampler_name))
+        latent = sampling.run(parts, starts, seed)
         return io.NodeOutput(autoencoder.decode_images(vae, latent), {"samples": latent})
 
 
@@ -170,40 +231,79 @@ def _check_experts(experts: list[Any]) -> int:
     return found[0]
 
 
-def _sample(
-    experts: list[Any],
-    parts: tuple[torch.Tensor, ...],
-    start: Start,
-    prompts: tuple[Any, Any],
-    cfg: float,
-    sampler_name: str,
-    seed: int,
-) -> torch.Tensor:
-    """Sample with one expert after the other, handing over the noisy latent between them."""
-    latent = start.latent
-    noise = host.SeededNoise(seed).generate_noise({"samples": latent})
-    positive, negative = (host.extend_conditioning(p, start.conditions) for p in prompts)
-    done = 0
-    with host.SamplingProgress(experts[0], sum(len(part) - 1 for part in parts)) as progress:
-        for model, sigmas in zip(experts, parts, strict=True):
-            if len(sigmas) < 2:
-                continue
-            result = host.sample(
-                host.motion_guider(model, positive, negative, cfg),
-                noise,
-                latent,
-                host.sampler_object(sampler_name),
-                sigmas,
-                mask=start.mask,
-                callback=progress.callback(done, first_frame=1),
-                seed=seed,
-            )
-            latent = keep_clean(result, start.latent, start.mask)
-            # The second expert goes on from the noise that is left; nothing new is added.
-            noise = torch.zeros_like(noise)
-            done += len(sigmas) - 1
-            progress.finish(done)
-    return latent
+def _photos(photo: torch.Tensor, legs: list[Leg], fit: str) -> list[torch.Tensor]:
+    """Return the photo at the size of every leg, all framed as in the last one, the clip itself."""
+    *before, clip = legs
+    return [
+        *(large_photo(photo, leg, clip, fit) for leg in before),
+        fit_frames(photo, clip.width, clip.height, fit),
+    ]
+
+
+@dataclass(frozen=True)
+class MotionSampling:
+    """One run of Stage I over ComfyUI's own sampling.
+
+    Attributes
+    ----------
+    models
+        The experts, or the only model.
+    prompts
+        Positive and negative CONDITIONING.
+    cfg
+        Guidance.
+    sampler
+        SAMPLER of every part.
+    """
+
+    models: list[Any]
+    prompts: tuple[Any, Any]
+    cfg: float
+    sampler: Any
+
+    def run(self, parts: list[Part], starts: list[Start], seed: int) -> torch.Tensor:
+        """Sample part after part and return the latent of the clip.
+
+        Parameters
+        ----------
+        parts
+            In order.
+        starts
+            One for every leg.
+        seed
+            Chooses the noise of every leg.
+        """
+        latent, done = starts[0].latent, 0
+        with host.SamplingProgress(self.models[0], sum(len(part.sigmas) - 1 for part in parts)) as progress:
+            for part in parts:
+                start = starts[part.leg]
+                latent = self._sample(part, start, latent, seed, progress.callback(done, first_frame=1))
+                done += len(part.sigmas) - 1
+                progress.finish(done)
+        return latent
+
+    def _sample(
+        self, part: Part, start: Start, latent: torch.Tensor, seed: int, callback: Callable[..., None]
+    ) -> torch.Tensor:
+        """Sample one part, from the latent that the part before it left."""
+        if latent.shape != start.latent.shape:
+            latent = keep_clean(shrink(latent, *start.latent.shape[-2:]), start.latent, start.mask)
+        noise = torch.zeros_like(latent)
+        if part.adds_noise:
+            # ComfyUI adds it as (1 - s) * latent + s * noise, which is also what reshifting asks for.
+            noise = host.SeededNoise(seed).generate_noise({"samples": latent})
+        positive, negative = (host.extend_conditioning(p, start.conditions) for p in self.prompts)
+        result = host.sample(
+            host.motion_guider(self.models[part.expert], positive, negative, self.cfg),
+            noise,
+            latent,
+            self.sampler,
+            part.sigmas,
+            mask=start.mask,
+            callback=callback,
+            seed=seed,
+        )
+        return keep_clean(result, start.latent, start.mask)
 
 
 class CameraMotion(io.ComfyNode):
