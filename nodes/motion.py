@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from comfy_api.latest import io
 
 from ..swifti2v_core import camera
 from ..swifti2v_core.geometry import check_size, latent_frame_count
+from ..swifti2v_core.pixels import after
 from ..swifti2v_core.reshift import (
     Leg,
     Part,
@@ -22,6 +24,7 @@ from ..swifti2v_core.reshift import (
     shrink,
 )
 from ..swifti2v_core.resize import fit_frames
+from ..swifti2v_core.seeds import clip_seed
 from ..swifti2v_core.segments import clean_mask
 from ..swifti2v_core.sigmas import EXPERT_BOUNDARY
 from ..swifti2v_core.stage_one import keep_clean, photo_first, photo_then_gray
@@ -132,7 +135,7 @@ class MotionSampler(io.ComfyNode):
                     "vae",
                     tooltip="The VAE of Stage I: Wan2.1 (16 channels) for A14B, Wan2.2 (48) for TI2V.",
                 ),
-                io.Image.Input("image", tooltip="The photo, one image of any size."),
+                io.Image.Input("image", tooltip=widgets.PHOTOS),
                 io.Model.Input(
                     "model_low_noise",
                     optional=True,
@@ -163,7 +166,8 @@ class MotionSampler(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    display_name="frames", tooltip="The motion clip, for SwiftI2V Anchor Encode."
+                    display_name="frames",
+                    tooltip="The motion clip, for SwiftI2V Anchor Encode; clip after clip for a batch.",
                 ),
                 io.Latent.Output(
                     display_name="latent", tooltip="The same clip as a latent of the Stage I VAE."
@@ -196,7 +200,7 @@ class MotionSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         models = _experts(model_high_noise, model_low_noise)
         channels = _check_experts(models)
-        checks.photo(image)
+        checks.image(image, "The photo")
         multiple = 16 if channels == 16 else 32
         checks.vae(vae, channels)
         check_size(width, height, multiple)
@@ -209,10 +213,13 @@ class MotionSampler(io.ComfyNode):
             first, rest = reshift_legs(sigmas, reshift_steps, large, (width, height))
             legs = [first, match_snr(first, rest) if reshift_match_snr else rest]
 
-        starts = [STARTS[channels](vae, picture, frames) for picture in _photos(image, legs, fit)]
+        clips = [
+            [STARTS[channels](vae, sized, frames) for sized in _photos(photo, legs, fit)]
+            for photo in image.split(1)
+        ]
         parts = plan_parts(legs, boundary if len(models) == 2 else 0.0)
         sampling = MotionSampling(models, prompts, cfg, host.sampler_object(sampler_name))
-        latent = sampling.run(parts, starts, seed)
+        latent = sampling.run(parts, clips, seed)
         return io.NodeOutput(autoencoder.decode_images(vae, latent), {"samples": latent})
 
 
@@ -261,26 +268,32 @@ class MotionSampling:
     cfg: float
     sampler: Any
 
-    def run(self, parts: list[Part], starts: list[Start], seed: int) -> torch.Tensor:
-        """Sample part after part and return the latent of the clip.
+    def run(self, parts: list[Part], clips: list[list[Start]], seed: int) -> torch.Tensor:
+        """Sample part after part, each for every clip, and return the latent of all clips.
+
+        One clip at a time, so that it is what it would be alone and memory does not grow; all clips
+        of a part before the next one, so that every expert is loaded once.
 
         Parameters
         ----------
         parts
             In order.
-        starts
-            One for every leg.
+        clips
+            For every clip one start for every leg.
         seed
-            Chooses the noise of every leg.
+            Chooses the noise of every leg; further clips take the next seeds.
         """
-        latent, done = starts[0].latent, 0
-        with host.SamplingProgress(self.models[0], sum(len(part.sigmas) - 1 for part in parts)) as progress:
-            for part in parts:
-                start = starts[part.leg]
-                latent = self._sample(part, start, latent, seed, progress.callback(done, first_frame=1))
+        latents, done = [starts[0].latent for starts in clips], 0
+        steps = sum(len(part.sigmas) - 1 for part in parts)
+        with host.SamplingProgress(self.models[0], steps * len(clips)) as progress:
+            for part, (index, starts) in product(parts, enumerate(clips)):
+                callback = progress.callback(done, first_frame=1)
+                latents[index] = self._sample(
+                    part, starts[part.leg], latents[index], clip_seed(seed, index), callback
+                )
                 done += len(part.sigmas) - 1
                 progress.finish(done)
-        return latent
+        return torch.cat(latents)
 
     def _sample(
         self, part: Part, start: Start, latent: torch.Tensor, seed: int, callback: Callable[..., None]
@@ -327,8 +340,7 @@ class CameraMotion(io.ComfyNode):
             search_aliases=["ken burns", "pan zoom", "camera move", "swifti2v"],
             inputs=[
                 io.Image.Input(
-                    "image",
-                    tooltip="The photo, one image; the larger it is, the sharper a zoom stays.",
+                    "image", tooltip=f"{widgets.PHOTOS} The larger it is, the sharper a zoom stays."
                 ),
                 *widgets.size(640, 352, 32, SIZE_RULE),
                 widgets.frames("the clip"),
@@ -394,7 +406,8 @@ class CameraMotion(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    display_name="frames", tooltip="The motion clip, for SwiftI2V Anchor Encode."
+                    display_name="frames",
+                    tooltip="The motion clip, for SwiftI2V Anchor Encode; clip after clip for a batch.",
                 )
             ],
         )
@@ -416,9 +429,21 @@ class CameraMotion(io.ComfyNode):
         seed: int,
         fit: str,
     ) -> io.NodeOutput:
-        checks.photo(image)
+        checks.image(image, "The photo")
         check_size(width, height)
         latent_frame_count(frames)
         move = camera.CameraMove(pan_x, pan_y, zoom, rotate, tilt, sway, easing, seed)
-        report = host.frame_progress(frames)
-        return io.NodeOutput(camera.camera_motion(image, width, height, frames, move, fit, report))
+        report = host.frame_progress(frames * len(image))
+        clips = [
+            camera.camera_motion(
+                photo,
+                width,
+                height,
+                frames,
+                replace(move, seed=clip_seed(seed, index)),
+                fit,
+                after(report, index * frames),
+            )
+            for index, photo in enumerate(image.split(1))
+        ]
+        return io.NodeOutput(torch.cat(clips))
