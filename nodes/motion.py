@@ -201,8 +201,8 @@ class MotionSampler(io.ComfyNode):
         models = _experts(model_high_noise, model_low_noise)
         channels = _check_experts(models)
         checks.image(image, "The photo")
-        multiple = 16 if channels == 16 else 32
         checks.vae(vae, channels)
+        multiple = 16 if channels == 16 else 32
         check_size(width, height, multiple)
         latent_frame_count(frames)
         prompts = checks.prompts(model_high_noise, positive, negative)
