@@ -69,13 +69,14 @@ def image(value: Any, what: str) -> torch.Tensor:
     return value
 
 
-def photo(value: Any) -> torch.Tensor:
-    """Return ``value`` if it is one single IMAGE."""
-    checked = image(value, "The photo")
-    if len(checked) != 1:
+def motion_of(value: Any, photos: int) -> torch.Tensor:
+    """Return ``value`` if it is an IMAGE with one clip, all of one length, for each of ``photos``."""
+    checked = image(value, "The motion clip")
+    if len(checked) % photos:
         raise ValueError(
-            f"The photo is a batch of {len(checked)} images, but one photo makes one clip; "
-            "pick one with ImageFromBatch."
+            f"The motion clip has {len(checked)} frames for {photos} photos, but must hold one clip for "
+            "each photo, all of one length, one behind the other; the nearest valid number of frames is "
+            f"{geometry.nearest_multiple(len(checked), photos)}."
         )
     return checked
 

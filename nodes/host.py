@@ -34,6 +34,7 @@ from safetensors import SafetensorError, safe_open
 from torch.cuda import synchronize
 from tqdm.auto import tqdm
 
+from ..swifti2v_core.seeds import clip_seed
 from . import attention, compiling, timeline, windows
 
 logger = logging.getLogger("SwiftI2V")
@@ -250,13 +251,17 @@ def motion_guider(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
 
 @dataclass(frozen=True)
 class SeededNoise:
-    """A NOISE that draws ComfyUI's noise of a seed."""
+    """A NOISE that draws ComfyUI's noise of a seed; further clips of a batch take the next seeds."""
 
     seed: int
 
     def generate_noise(self, latent: dict[str, Any]) -> torch.Tensor:
-        """Return noise in the shape of ``latent["samples"]``."""
-        return comfy.sample.prepare_noise(latent["samples"], self.seed, latent.get("batch_index"))
+        """Return noise in the shape of ``latent["samples"]``, for each clip as if it were alone."""
+        clips = latent["samples"].split(1)
+        # A clip picked from a batch keeps its number, and so its noise.
+        numbers = latent.get("batch_index") or range(len(clips))
+        seeded = zip(clips, (clip_seed(self.seed, number) for number in numbers), strict=True)
+        return torch.cat([comfy.sample.prepare_noise(*clip_and_seed) for clip_and_seed in seeded])
 
 
 def sample(

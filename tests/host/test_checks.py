@@ -579,12 +579,13 @@ NOT_FINITE = [
 ]
 
 BATCHES = [
-    *cases(
-        SIZED,
-        "batch of 2 images",
-        "one photo makes one clip",
-        "pick one with ImageFromBatch",
+    case(
+        "SwiftI2V_AnchorEncode",
+        "The motion clip has 9 frames for 2 photos",
+        "one clip for each photo",
+        "nearest valid number of frames is 10",
         image=lambda kit: kit.image.repeat(2, 1, 1, 1),
+        motion=torch.rand(9, 48, 64, 3),
     ),
     case(
         "SwiftI2V_DecodeToVideo",
