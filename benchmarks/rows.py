@@ -342,7 +342,7 @@ def encode(subject: Subject) -> list[Case]:
         return found[0]
 
     def ours(frames: torch.Tensor) -> torch.Tensor:
-        def pieces() -> Iterator[torch.Tensor]:
+        def pieces(_: torch.device) -> Iterator[torch.Tensor]:
             return iter([frames[:1], *frames[1:].split(4)])
 
         return subject.pack.autoencoder.encode_reference(vae, *frames.shape[:3], pieces)

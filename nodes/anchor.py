@@ -97,9 +97,9 @@ class AnchorEncode(io.ComfyNode):
             )
         settings = ReferenceSettings(width, height, frames, fit, upscale)
 
-        def chunks(clip: int) -> Iterator[torch.Tensor]:
+        def chunks(clip: int, device: torch.device) -> Iterator[torch.Tensor]:
             report = after(host.frame_progress(frames * len(image)), frames * clip)
-            photo = image[clip : clip + 1].to(autoencoder.resize_device(vae))
+            photo = image[clip : clip + 1].to(device)
             return reference_chunks(photo, motions[clip], settings, color_match, report)
 
         references = [

@@ -21,9 +21,8 @@ def vae_channels(vae: Any) -> int:
     return vae.latent_channels
 
 
-def resize_device(vae: Any) -> torch.device:
-    """Return where frames for a VAE are best resized: on its own device if that is a CUDA one."""
-    return vae.device if vae.device.type == "cuda" else torch.device("cpu")
+Chunks = Callable[[torch.device], Iterator[torch.Tensor]]
+"""Starts a clip anew, made on a device: one frame ``[1, H, W, 3]``, then four at a time."""
 
 
 # --- Encode ---------------------------------------------------------------------------------------
@@ -34,9 +33,7 @@ def encode(vae: Any, frames: torch.Tensor) -> torch.Tensor:
     return host.to_storage(vae.encode(frames))
 
 
-def encode_reference(
-    vae: Any, frames: int, height: int, width: int, chunks: Callable[[], Iterator[torch.Tensor]]
-) -> torch.Tensor:
+def encode_reference(vae: Any, frames: int, height: int, width: int, chunks: Chunks) -> torch.Tensor:
     """Encode a clip given piece by piece, with its first frame as the anchor.
 
     Parameters
@@ -47,7 +44,7 @@ def encode_reference(
     frames, height, width
         Number and size of the frames of the clip.
     chunks
-        Starts the clip anew: one frame ``[1, H, W, 3]``, then four at a time.
+        The clip.
 
     Returns
     -------
@@ -58,7 +55,7 @@ def encode_reference(
     if vae_stream.streams(vae.first_stage_model):
         latent = _encode_streamed(vae, _encode_strips(vae, height, width), chunks)
     if latent is None:
-        clip = _put_together(frames, chunks())
+        clip = _put_together(frames, chunks(torch.device("cpu")))
         latent = with_anchor(encode(vae, clip), encode(vae, clip[:1]))
     return latent
 
@@ -71,12 +68,12 @@ def _encode_strips(vae: Any, height: int, width: int) -> int:
     return vae_plan.plan_encode(*shape, free)
 
 
-def _encode_streamed(
-    vae: Any, strips: int, chunks: Callable[[], Iterator[torch.Tensor]]
-) -> torch.Tensor | None:
+def _encode_streamed(vae: Any, strips: int, chunks: Chunks) -> torch.Tensor | None:
     """Return the encoded clip, in more strips when memory runs out; None when that does not help."""
+    # Frames are best resized where they are encoded; other devices than CUDA lack the antialiased kernels.
+    device = vae.device if vae.device.type == "cuda" else torch.device("cpu")
     while strips <= vae_plan.ENCODE_STRIPS[-1]:
-        pieces = (_prepared(vae, frames) for frames in chunks())
+        pieces = (_prepared(vae, frames) for frames in chunks(device))
         try:
             latent_frames = vae_stream.StripEncoder(vae.first_stage_model, strips).encode(pieces)
             return torch.cat([host.to_storage(latent_frame) for latent_frame in latent_frames], dim=2)

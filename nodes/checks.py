@@ -281,8 +281,8 @@ def can_compile(device: str) -> None:
     """
     if torch.__version__ < COMPILING_TORCH:
         raise ValueError(
-            f"compile_blocks is on, but needs PyTorch 2.8 and this is {torch.__version__}; update PyTorch or "
-            "switch compile_blocks off."
+            f"compile_blocks is on, but needs PyTorch 2.8 and this is {torch.__version__}; update PyTorch "
+            "or switch compile_blocks off."
         )
     gpu = device not in ("cpu", "mps")
     if gpu and find_spec("triton") is None:
