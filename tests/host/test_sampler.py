@@ -401,8 +401,11 @@ def state_of(model, guider, noise, text, z_ref):
 
 
 @pytest.mark.parametrize("context", ["bidirectional", "read-only"])
+@pytest.mark.parametrize("reference_strength", [1.0, 0.5])
 @pytest.mark.parametrize("cancelled", [False, True])
-def test_inputs_are_as_before(run, stage_two, text, z_ref, context, cancelled, monkeypatch):
+def test_inputs_are_as_before(
+    run, stage_two, text, z_ref, context, reference_strength, cancelled, monkeypatch
+):
     model, noise = stage_two.clone(), noise_of(3)
     guider = guider_of(model, text, 3.0)
     before = state_of(model, guider, noise, text, z_ref)
@@ -426,6 +429,7 @@ def test_inputs_are_as_before(run, stage_two, text, z_ref, context, cancelled, m
             sigmas=torch.tensor([1.0, 0.8, 0.6, 0.0]),
             z_ref=z_ref,
             context=context,
+            reference_strength=reference_strength,
         )
 
     if cancelled:
