@@ -11,6 +11,7 @@ import torch
 from comfy_api.latest import io
 
 from ..swifti2v_core.attention import ReadOnlyContext
+from ..swifti2v_core.drift import check_drift_control, match_statistics
 from ..swifti2v_core.geometry import pixel_size, tokens_per_latent_frame
 from ..swifti2v_core.guidance import STRONGEST, check_reference_strength
 from ..swifti2v_core.plan import Segment, clamped_positions, plan_segments, true_positions, window_tokens
@@ -125,6 +126,22 @@ def _reference_strength_input() -> io.Float.Input:
     )
 
 
+def _drift_control_input() -> io.Float.Input:
+    return io.Float.Input(
+        "drift_control",
+        default=0.0,
+        min=0.0,
+        max=1.0,
+        step=0.05,
+        round=0.01,
+        optional=True,
+        advanced=True,
+        tooltip="How far finished frames are brought back to the brightness, color and contrast that "
+        "z_ref has over large areas. Default 0: not at all. Try up to 1 when a long clip changes color "
+        "or contrast from segment to segment. From 0 to 1; costs no time.",
+    )
+
+
 def _strength_for(kind: str, strength: float) -> float:
     """Return the reference strength that weights of a kind can have, and say so if it is another.
 
@@ -199,6 +216,7 @@ class SegmentSampler(io.ComfyNode):
                 *_window_inputs(),
                 widgets.timesteps(),
                 _reference_strength_input(),
+                _drift_control_input(),
             ],
             outputs=[_latent_output()],
         )
@@ -221,10 +239,12 @@ class SegmentSampler(io.ComfyNode):
         negative: Any = None,
         timesteps: str = "",
         reference_strength: float = 1.0,
+        drift_control: float = 0.0,
     ) -> io.NodeOutput:
         kind = checks.stage_two_model(model)
         reference = checks.reference(z_ref)
         strength = _strength_for(kind, reference_strength)
+        check_drift_control(drift_control)
         options = WindowOptions(segment_frames, neighbors, context, time_positions, strength)
         segments = options.plan(reference.shape[2])
         check_denoise(denoise)
@@ -242,6 +262,7 @@ class SegmentSampler(io.ComfyNode):
             sampler=host.sampler_object(sampler_name),
             sigmas=sigmas,
             options=options,
+            drift_control=drift_control,
         )
         latents = reference.to(torch.float32, copy=True)
         return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments)})
@@ -305,6 +326,7 @@ class SegmentSamplerAdvanced(io.ComfyNode):
                     "Default 0: make all. The frames after it stay as in the reference.",
                 ),
                 _reference_strength_input(),
+                _drift_control_input(),
             ],
             outputs=[_latent_output()],
         )
@@ -325,12 +347,14 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         start_segment: int = 0,
         end_segment: int = 0,
         reference_strength: float = 1.0,
+        drift_control: float = 0.0,
     ) -> io.NodeOutput:
         checks.custom_sampling(noise, guider, sampler, sigmas)
         kind = checks.stage_two_model(guider.model_patcher)
         checks.guider_conditions(guider)
         reference = checks.reference(z_ref)
         strength = _strength_for(kind, reference_strength)
+        check_drift_control(drift_control)
         options = WindowOptions(segment_frames, neighbors, context, time_positions, strength)
         segments = options.plan(reference.shape[2])
         start, end = checks.segment_range(start_segment, end_segment, len(segments), latent is not None)
@@ -339,7 +363,7 @@ class SegmentSamplerAdvanced(io.ComfyNode):
             given = checks.stage_two_latent(latent, "latent")
             checks.same_shape(given, reference)
             keep_finished(latents, given, segments[start])
-        sampling = SegmentSampling(kind, guider, noise, sampler, sigmas, options)
+        sampling = SegmentSampling(kind, guider, noise, sampler, sigmas, options, drift_control)
         return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments[:end], start)})
 
 
@@ -355,6 +379,8 @@ class SegmentSampling:
         As ComfyUI's sockets carry them; none is changed.
     options
         How windows are cut.
+    drift_control
+        How far finished frames are brought back to the reference's statistics, 0..1.
     """
 
     kind: str
@@ -363,6 +389,7 @@ class SegmentSampling:
     sampler: Any
     sigmas: torch.Tensor
     options: WindowOptions
+    drift_control: float
 
     def run(
         self,
@@ -436,4 +463,5 @@ class SegmentSampling:
             seed=(self.noise.seed + segment.index) % 2**64,
         )
         checks.finite_segment(result, segment)
-        return result
+        # The window's noisy frames came from z_ref: the same frames of the clip, before Stage II.
+        return match_statistics(result, window, self.drift_control)
