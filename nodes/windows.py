@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..swifti2v_core.attention import ReadOnlyContext
-from ..swifti2v_core.guidance import predict_with_strength, predictions_per_step
+from ..swifti2v_core.guidance import Reference, inputs_to_run, mix_predictions, predictions_per_step
 from .attention import READ_ONLY, ReadOnlyForward
 
 KEY = "SwiftI2V"
@@ -36,7 +36,7 @@ class WindowView:
     read_only
         Kept keys and values of the clean frames, or None for bidirectional context.
     reference_strength
-        How much the noisy frames follow the reference channels, see `guidance.predict_with_strength`.
+        How much the noisy frames follow the reference channels, see `guidance.mix_predictions`.
     """
 
     positions: tuple[int, ...]
@@ -88,9 +88,10 @@ def window_forward(
     options = {} if transformer_options is None else transformer_options
     view: WindowView = options[KEY]
     network = executor.class_obj
-
-    def predict(inputs: torch.Tensor, dropped: bool) -> torch.Tensor:
-        read_only = _read_only(view, options, dropped)
+    predictions: dict[Reference, torch.Tensor] = {}
+    # No function of its own: a compiled network must begin at forward_orig, see above.
+    for reference, inputs in inputs_to_run(x, view.clean, view.reference_strength).items():
+        read_only = _read_only(view, options, reference)
         skipped = view.clean if read_only is not None and read_only.noisy_alone else 0
         noisy_timestep = timestep[:, skipped:] if timestep.ndim > 1 else timestep
         options[READ_ONLY] = read_only
@@ -99,15 +100,14 @@ def window_forward(
             noisy_timestep,
             context,
             clip_fea=clip_fea,
-            freqs=_frequencies(network, inputs, view.positions[skipped:], options),
+            freqs=_frequencies(network, x, view.positions[skipped:], options),
             transformer_options=options,
             **kwargs,
         )
         # Clean frames are replaced by the sampler's mask; any value will do.
         missing = (0, 0, 0, 0, skipped, 0)
-        return torch.nn.functional.pad(result, missing) if skipped else result
-
-    return predict_with_strength(predict, x, view.clean, view.reference_strength)
+        predictions[reference] = torch.nn.functional.pad(result, missing) if skipped else result
+    return mix_predictions(predictions, view.reference_strength)
 
 
 def _frequencies(
@@ -131,10 +131,10 @@ def _frequencies(
     return torch.cat(parts, dim=1)
 
 
-def _read_only(view: WindowView, options: dict[str, Any], dropped: bool) -> ReadOnlyForward | None:
+def _read_only(view: WindowView, options: dict[str, Any], reference: Reference) -> ReadOnlyForward | None:
     if view.read_only is None:
         return None
-    conditioning = (*_conditioning(options), dropped)
+    conditioning = (*_conditioning(options), reference)
     return ReadOnlyForward(view.read_only, conditioning, view.read_only.holds(conditioning))
 
 

@@ -7,13 +7,13 @@ in the manner of classifier-free guidance (Ho and Salimans 2022, arXiv 2207.1259
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-Predict = Callable[[Tensor, bool], Tensor]
-"""Takes a network input ``[B, C_in, W, h, w]`` and whether its reference is dropped."""
+Reference = Literal["followed", "dropped"]
+"""What a forward of the network is given."""
 
 LATENT_CHANNELS = 48
 """Channels of the noisy latent; those after them hold the reference."""
@@ -55,26 +55,38 @@ def drop_reference(inputs: Tensor, clean: int) -> Tensor:
     return dropped
 
 
-def predict_with_strength(predict: Predict, inputs: Tensor, clean: int, strength: float) -> Tensor:
-    """Predict with the reference followed more or less.
+def inputs_to_run(inputs: Tensor, clean: int, strength: float) -> dict[Reference, Tensor]:
+    """Return the network inputs that a strength needs, see `predictions_per_step`.
 
     Parameters
     ----------
-    predict
-        One forward of the network. What it returns must be linear in the denoised frames, as the
-        velocity of a flow model is; then this is ``dropped + strength * (with - dropped)`` for both.
     inputs
-        ``[B, 96, W, h, w]``, see `drop_reference`.
+        ``[B, 96, W, h, w]``, see `drop_reference`; with strength 1 any number of channels.
     clean
         Number of leading clean frames.
     strength
-        0..2. 1 is ``predict`` itself, 0 the prediction without the reference; both take one forward,
-        any other strength takes two.
+        0..2.
     """
     if strength == 1:
-        return predict(inputs, False)
-    dropped = predict(drop_reference(inputs, clean), True)
-    if strength == 0:
-        return dropped
+        return {"followed": inputs}
+    dropped = drop_reference(inputs, clean)
+    return {"dropped": dropped} if strength == 0 else {"dropped": dropped, "followed": inputs}
+
+
+def mix_predictions(predictions: dict[Reference, Tensor], strength: float) -> Tensor:
+    """Return ``dropped + strength * (followed - dropped)``, or the only prediction there is.
+
+    Predictions are the velocity of a flow model; the denoised frames, ``x - sigma * velocity``, are
+    then mixed in the same way.
+
+    Parameters
+    ----------
+    predictions
+        What the network made of the inputs from `inputs_to_run`, one shape.
+    strength
+        The same 0..2.
+    """
+    if len(predictions) == 1:
+        return next(iter(predictions.values()))
     # lerp rounds once, also in half precision.
-    return torch.lerp(dropped, predict(inputs, False), strength)
+    return torch.lerp(predictions["dropped"], predictions["followed"], strength)

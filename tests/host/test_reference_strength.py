@@ -7,6 +7,7 @@ import comfy.patcher_extension
 import comfy.samplers
 import pytest
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
 from comfy.ldm.wan.model import WanModel
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 
@@ -160,6 +161,19 @@ def test_the_host_is_asked_for_what_both_predictions_keep(pack, stage_two, stren
     network = stage_two.get_model_object("diffusion_model")
     expected = 2 * len(network.blocks) * 24 * network.dim * 4 * 2 * forwards
     assert pack.windows.kept_bytes(stage_two, view, 2) == expected
+
+
+@pytest.mark.parametrize("context", ["bidirectional", "read-only"])
+def test_compiled_blocks_make_the_same(pack, run, stage_two, text, make_latent, monkeypatch, context):
+    monkeypatch.setattr(pack.host, "COMPILER", "eager")
+    monkeypatch.setattr("comfy.ldm.wan.model.optimized_attention", attention_pytorch)
+    torch.compiler.reset()
+    compiled, z_ref = pack.host.with_compiled_blocks(stage_two), make_latent(5, 4, 4)
+    for strength in (1, 0.5, 0):
+        options = {"sigmas": FEW_STEPS, "context": context, "reference_strength": strength}
+        expected = sampled(run, stage_two, text, z_ref, **options)
+        assert (sampled(run, compiled, text, z_ref, **options) - expected).abs().max() <= 1e-5
+    torch.compiler.reset()
 
 
 def test_wrappers_of_other_packs_see_one_forward(run, stage_two, text, z_ref, inputs_seen):

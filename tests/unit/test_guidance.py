@@ -8,7 +8,8 @@ import torch
 from swifti2v_core.guidance import (
     check_reference_strength,
     drop_reference,
-    predict_with_strength,
+    inputs_to_run,
+    mix_predictions,
     predictions_per_step,
 )
 
@@ -29,27 +30,29 @@ def test_only_the_reference_of_noisy_frames_is_dropped(inputs):
 
 @pytest.mark.parametrize("strength", [0, 0.25, 1, 1.5, 2])
 def test_predictions_are_mixed_in_a_straight_line(inputs, strength):
-    calls = []
-
-    def predict(given, dropped):
-        calls.append(dropped)
-        assert torch.equal(given, drop_reference(inputs, 2) if dropped else inputs)
-        return given[:, :48] + 2 * given[:, 48:]
-
-    result = predict_with_strength(predict, inputs, 2, strength)
+    to_run = inputs_to_run(inputs, 2, strength)
+    references = {0: ["dropped"], 1: ["followed"]}.get(strength, ["dropped", "followed"])
+    assert list(to_run) == references
+    assert len(to_run) == predictions_per_step(strength)
+    for reference, given in to_run.items():
+        assert torch.equal(given, inputs if reference == "followed" else drop_reference(inputs, 2))
+    result = mix_predictions({name: x[:, :48] + 2 * x[:, 48:] for name, x in to_run.items()}, strength)
     expected = inputs[:, :48] + 2 * inputs[:, 48:]
     expected[:, :, 2:] = inputs[:, :48, 2:] + strength * 2 * inputs[:, 48:, 2:]
     assert (result - expected).abs().max() <= 1e-6
-    assert len(calls) == predictions_per_step(strength)
-    assert calls == {0: [True], 1: [False]}.get(strength, [True, False])
+
+
+def test_a_single_prediction_is_handed_through(inputs):
+    assert inputs_to_run(inputs, 2, 1)["followed"] is inputs
+    assert mix_predictions({"followed": inputs}, 1) is inputs
 
 
 def test_half_precision_is_rounded_once(inputs):
-    parts = inputs[:, :48].to(torch.bfloat16), inputs[:, 48:].to(torch.bfloat16)
-    mixed = predict_with_strength(lambda _, dropped: parts[not dropped], inputs, 2, 0.3)
-    exact = parts[0].double() + 0.3 * (parts[1].double() - parts[0].double())
+    dropped, followed = inputs[:, :48].to(torch.bfloat16), inputs[:, 48:].to(torch.bfloat16)
+    mixed = mix_predictions({"dropped": dropped, "followed": followed}, 0.3)
+    exact = dropped.double() + 0.3 * (followed.double() - dropped.double())
     assert mixed.dtype == torch.bfloat16
-    assert ((mixed.double() - exact).abs() <= exact.abs() * 2**-8 + 1e-3).all()
+    assert ((mixed.double() - exact).abs() <= exact.abs() * 2**-8 + 1e-6).all()
 
 
 @pytest.mark.parametrize(
