@@ -48,13 +48,13 @@ MOVE = CameraMove(pan_x=0.08, zoom=1.15, rotate=2.0, sway=0.01, seed=1)
 """A move of every kind at once, in the frame for the whole clip."""
 
 CHOICES: dict[str, dict[str, float]] = {
-    "as it was": {},
+    "drift control 0": {"drift_control": 0.0},
     "drift control 0.5": {"drift_control": 0.5},
     "drift control 1": {"drift_control": 1.0},
-    "reference strength 0.5": {"reference_strength": 0.5},
-    "reference strength 1.5": {"reference_strength": 1.5},
+    "reference strength 0.5": {"drift_control": 0.0, "reference_strength": 0.5},
+    "reference strength 1.5": {"drift_control": 0.0, "reference_strength": 1.5},
 }
-"""Inputs of the segment sampler; the first row is drift control 0 and reference strength 1."""
+"""Inputs of the segment sampler; where nothing is said, the reference strength is 1."""
 
 COLUMNS = (
     "PSNR",
@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("--comfyui", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--photos", nargs="+", default=["life", "picosdeeuropa", "seeding"])
     parser.add_argument("--frames", nargs="+", type=int, default=[33, 81])
-    parser.add_argument("--width", type=int, default=640, help="of the result; half as high")
+    parser.add_argument("--width", type=int, default=384, help="of the result; half as high")
     parser.add_argument("--sheet", type=Path, metavar="FOLDER", help="save contact sheets there")
     parser.add_argument("--append", action="store_true", help=f"write the table to {RESULTS.name}, too")
     options = parser.parse_args()

@@ -43,7 +43,7 @@ def sampled(run, model, text, z_ref, cfg=1.0, sampler="euler", sigmas=FOUR_STEPS
         sampler=comfy.samplers.sampler_object(sampler),
         sigmas=sigmas,
         z_ref=z_ref,
-        **{"noise": Noise_RandomNoise(3), **options},
+        **{"noise": Noise_RandomNoise(3), "drift_control": 0.0, **options},
     )[0]["samples"]
 
 
