@@ -138,7 +138,7 @@ def _drift_control_input() -> io.Float.Input:
         advanced=True,
         tooltip="How far finished frames are brought back to the brightness, color and contrast that "
         "z_ref has over large areas, before the next segment builds on them. Default 0.5, which "
-        "brought nearly all of the gain with the tiny demo model; nothing is known of large ones. 0: "
+        "brought most of the gain with the tiny demo model; large ones are not measured. 0: "
         "not at all, for a Stage II that shall change colors. From 0 to 1; costs no time.",
     )
 
