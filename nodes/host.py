@@ -32,7 +32,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
-from . import attention, compiling, timeline, windows
+from . import attention, compiling, temporal, timeline, windows
 
 logger = logging.getLogger("SwiftI2V")
 
@@ -101,23 +101,9 @@ def apply_lora(model: Any, name: str, strength: float) -> Any:
     return patched
 
 
-def check_save_path(prefix: str) -> None:
-    """Raise ValueError if a prefix names no file inside ComfyUI's output folder.
-
-    ComfyUI says so only on saving, after minutes of work.
-    """
-    if not os.path.basename(prefix):
-        raise ValueError(
-            f'filename_prefix is "{prefix}", which names no file; '
-            f'the nearest valid value is "{prefix}SwiftI2V".'
-        )
-    output = os.path.abspath(folder_paths.get_output_directory())
-    target = os.path.abspath(os.path.join(output, prefix))
-    if not target.startswith(os.path.join(output, "")):
-        raise ValueError(
-            f'filename_prefix is "{prefix}", which leaves ComfyUI\'s output folder; '
-            f'the nearest valid value is "{os.path.basename(target)}".'
-        )
+def output_folder() -> str:
+    """Return the absolute path of the folder that ComfyUI saves to."""
+    return os.path.abspath(folder_paths.get_output_directory())
 
 
 def save_path(prefix: str, extension: str, width: int, height: int) -> tuple[str, str, str]:
@@ -185,6 +171,8 @@ def with_compiled_blocks(model: Any) -> Any:
     """
     # As ComfyUI's TorchCompileModel: weights must not be moved in and out below compiled code.
     clone = model.clone(disable_dynamic=True)
+    # From the first run on, whoever samples; a model patched later shares the compiled blocks.
+    attention.install(clone.model_options.setdefault("transformer_options", {}), PLAIN_ATTENTION)
     blocks = len(clone.get_model_object("diffusion_model").blocks)
     set_torch_compile_wrapper(
         clone,
@@ -194,6 +182,20 @@ def with_compiled_blocks(model: Any) -> Any:
         keys=[f"diffusion_model.blocks.{index}" for index in range(blocks)],
     )
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, windows.KEY, compiling.allow_many_graphs)
+    return clone
+
+
+def with_temporal_windows(model: Any, window_frames: int) -> Any:
+    """Return a clone of ``model`` whose self-attention runs inside windows of ``window_frames``."""
+    clone = model.clone()
+    options = clone.model_options.setdefault("transformer_options", {})
+    options[temporal.KEY] = temporal.TemporalWindows(window_frames, PLAIN_ATTENTION)
+    for place, wrapper in (
+        (WrappersMP.DIFFUSION_MODEL, temporal.temporal_forward),
+        (WrappersMP.APPLY_MODEL, temporal.tell_apart),
+    ):
+        clone.remove_wrappers_with_key(place, temporal.KEY)  # of a model that was patched before
+        clone.add_wrapper_with_key(place, temporal.KEY, wrapper)
     return clone
 
 
@@ -210,11 +212,6 @@ def text_width(model: Any) -> int:
 def empty_conditioning(model: Any) -> list[Any]:
     """Return a CONDITIONING without text, for graphs that load no text encoder."""
     return [[torch.zeros(1, 8, text_width(model)), {}]]
-
-
-def extend_conditioning(conditioning: Any, values: dict[str, Any]) -> Any:
-    """Return a copy of a CONDITIONING with ``values`` added to every entry."""
-    return [[text, {**options, **values}] for text, options in conditioning]
 
 
 # --- Sampling -------------------------------------------------------------------------------------

@@ -184,6 +184,7 @@ class SegmentSampler(io.ComfyNode):
         reference = checks.reference(z_ref)
         options = WindowOptions(segment_frames, neighbors, context, time_positions)
         segments = options.plan(reference.shape[2])
+        checks.whole_windows(model, segments)
         check_denoise(denoise)
         sigmas = widgets.schedule(model, steps, timesteps, denoise)
         prompts = checks.prompts(model, positive, negative)
@@ -287,6 +288,7 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         reference = checks.reference(z_ref)
         options = WindowOptions(segment_frames, neighbors, context, time_positions)
         segments = options.plan(reference.shape[2])
+        checks.whole_windows(guider.model_patcher, segments)
         start, end = checks.segment_range(start_segment, end_segment, len(segments), latent is not None)
         latents = reference.to(torch.float32, copy=True)
         if latent is not None:
