@@ -137,11 +137,12 @@ class TemporalForward:
         if block == self.last_block:
             return attend(*parts)
         self.last_block = block
-        tokens = parts[0].shape[token_dim]
-        if tokens != self.frames * self.frame_tokens:
+        expected = self.frames * self.frame_tokens
+        query, key, _ = (part.shape[token_dim] for part in parts)
+        if (query, key) != (expected, expected):
             raise ValueError(
-                f"The model attends to {tokens} tokens, but {self.frames} latent frames of "
-                f"{self.frame_tokens} tokens are {self.frames * self.frame_tokens}: a reference was added "
+                f"The model attends from {query} to {key} tokens, but {self.frames} latent frames of "
+                f"{self.frame_tokens} tokens are {expected}: a reference was added "
                 "that has no place in temporal windows; remove the node that adds it, or SwiftI2V Temporal "
                 "Window Attention."
             )

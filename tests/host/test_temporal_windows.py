@@ -1,5 +1,8 @@
 """Temporal window attention: what it computes, what it composes with, what it leaves alone."""
 
+import json
+from pathlib import Path
+
 import comfy.ops
 import comfy.sd
 import pytest
@@ -9,6 +12,7 @@ from comfy.ldm.wan.model import WanModel
 
 import nodes as host_nodes
 
+WORKFLOW = Path(__file__).resolve().parents[1] / "workflows" / "swifti2v_refine.json"
 FRAME_TOKENS = 4
 """Tokens of a latent frame of 4x4 cells."""
 
@@ -144,7 +148,7 @@ def test_only_frames_within_reach_feel_a_change(pack, text, make_latent, windowe
 
 
 def test_text_as_long_as_the_clip_is_not_mistaken_for_it(stage_one, make_latent, windowed):
-    """Zeros are padding that the text attention sees too, so both texts attend the same."""
+    """The same text twice over is attended like the text once."""
     generator = torch.Generator().manual_seed(5)
     same_length = torch.randn(1, 8 * FRAME_TOKENS, 4096, generator=generator)
     twice = torch.cat([same_length, same_length], dim=1)
@@ -290,11 +294,56 @@ def test_what_is_no_wan_model_is_refused(windowed, z_ref):
         windowed(z_ref, 4)
 
 
-def test_references_in_the_sequence_are_refused(attention):
-    parts = [torch.zeros(1, 9 * FRAME_TOKENS, 8)] * 3
+@pytest.mark.parametrize(("query", "key"), [(9, 9), (8, 9)])
+def test_references_in_the_sequence_are_refused(attention, query, key):
+    parts = [torch.zeros(1, frames * FRAME_TOKENS, 8) for frames in (query, key, key)]
     forward = attention.TemporalForward(4, 8, FRAME_TOKENS)
-    with pytest.raises(ValueError, match="attends to 36 tokens, but 8 latent frames of 4 tokens are 32"):
+    sentence = f"from {4 * query} to {4 * key} tokens, but 8 latent frames of 4 tokens are 32"
+    with pytest.raises(ValueError, match=sentence):
         forward.attend(lambda query, key, value: query, parts, 0, token_dim=1, output_dim=1)
+
+
+def test_a_reference_after_the_clip_is_refused(tiny, text, make_latent, windowed):
+    """As Phantom models take theirs: by time_dim_concat, frames after the clip's own."""
+    latent, extra = make_latent(8, 4, 4), make_latent(1, 4, 4)["samples"]
+    with_extra = [[[t, {**o, "time_dim_concat": extra}] for t, o in c] for c in text]
+    refined(tiny, with_extra, latent)
+    with pytest.raises(ValueError, match="from 36 to 36 tokens, but 8 latent frames"):
+        refined(windowed(tiny, 4), with_extra, latent)
+
+
+# --- The shipped workflow ---------------------------------------------------------------------------
+
+
+def test_the_shipped_workflow_refines(run, stage_one, vae, photo, text):
+    """Its API twin with tiny models and a small clip, up to the sampler, node by node."""
+    made = {"LoadImage": [photo], "VAELoader": [vae], "SwiftI2V_LoadStageII": [stage_one, "plain"]}
+    texts = iter(text)
+    small = {"width": 128, "height": 64, "frames": 33}
+
+    def values(number):
+        node = json.loads(WORKFLOW.read_text())[number]
+        kind, given = node["class_type"], node["inputs"]
+        if kind == "CLIPTextEncode":
+            return [next(texts)]
+        if kind in made:
+            return made[kind]
+        given = {k: values(v[0])[v[1]] if isinstance(v, list) else v for k, v in given.items()}
+        if kind == "KSampler":
+            with torch.inference_mode():
+                return [(given, host_nodes.KSampler().sample(**given)[0])]
+        return run(kind, **(given | {k: v for k, v in small.items() if k in given}))
+
+    sampler = next(k for k, v in json.loads(WORKFLOW.read_text()).items() if v["class_type"] == "KSampler")
+    given, latent = values(sampler)[0]
+    started, refined_latent = given["latent_image"]["samples"], latent["samples"]
+    assert refined_latent.shape == started.shape == (1, 48, 9, 4, 8)
+    assert (
+        given["model"].model_options["transformer_options"]["SwiftI2V_temporal_windows"].window_frames == 6
+    )
+    assert given["denoise"] == 0.4
+    change = (refined_latent - started).pow(2).mean().sqrt() / started.std()
+    assert 0.01 < change < 1  # redrawn, and still the clip
 
 
 # --- Compiled models --------------------------------------------------------------------------------
