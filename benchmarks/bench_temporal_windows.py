@@ -104,14 +104,16 @@ def table(attend: Callable[..., torch.Tensor], arguments: argparse.Namespace) ->
 def section(text: str, arguments: argparse.Namespace) -> str:
     """Return the table as a section of RESULTS.md."""
     on_gpu = arguments.device == "cuda"
-    machine = torch.cuda.get_device_name() if on_gpu else f"one thread of a {platform.machine()} processor"
+    machine = torch.cuda.get_device_name() if on_gpu else f"one thread of a processor ({platform.machine()})"
     return f"""
 ## Temporal windows
 
 `python benchmarks/bench_temporal_windows.py --comfyui FOLDER --frame-tokens {arguments.frame_tokens} \
---window-frames {arguments.window_frames} --device {arguments.device}`, {date.today()}, {machine}, \
-torch {torch.__version__}: one self-attention of {HEADS} heads of {HEAD_CHANNELS} channels, \
-{arguments.frame_tokens} tokens a latent frame, windows of {arguments.window_frames}.
+--window-frames {arguments.window_frames} --device {arguments.device}`,
+{date.today()}, {machine}, torch {torch.__version__}: one self-attention of {HEADS} heads of \
+{HEAD_CHANNELS} channels,
+{arguments.frame_tokens} tokens a latent frame, windows of {arguments.window_frames} latent frames beside \
+ComfyUI's full attention.
 
 {text}
 """

@@ -315,7 +315,7 @@ def test_a_reference_after_the_clip_is_refused(tiny, text, make_latent, windowed
 # --- The shipped workflow ---------------------------------------------------------------------------
 
 
-def test_the_shipped_workflow_refines(run, stage_one, vae, photo, text):
+def test_the_shipped_workflow_refines(pack, run, stage_one, vae, photo, text):
     """Its API twin with tiny models and a small clip, up to the sampler, node by node."""
     made = {"LoadImage": [photo], "VAELoader": [vae], "SwiftI2V_LoadStageII": [stage_one, "plain"]}
     texts = iter(text)
