@@ -104,7 +104,9 @@ def table(attend: Callable[..., torch.Tensor], arguments: argparse.Namespace) ->
 def section(text: str, arguments: argparse.Namespace) -> str:
     """Return the table as a section of RESULTS.md."""
     on_gpu = arguments.device == "cuda"
-    machine = torch.cuda.get_device_name() if on_gpu else f"one thread of a processor ({platform.machine()})"
+    machine = (
+        torch.cuda.get_device_name() if on_gpu else f"one thread of a processor ({platform.machine()})"
+    )
     return f"""
 ## Temporal windows
 

@@ -5,8 +5,8 @@ TorchCompileModel drops guards on these options, so a compiled network keeps for
 run found an override there. Ours is therefore always there and always the same function; what may
 differ from one forward to the next it looks up while it runs, never compiled.
 
-Nothing of ComfyUI is imported here: `host.aim_guider` and `host.motion_guider` hang the override in, and
-so does `temporal.temporal_forward`.
+Nothing of ComfyUI is imported here: `host.aim_guider`, `host.motion_guider` and `host.with_compiled_blocks`
+hang the override in, and so does `temporal.temporal_forward`.
 """
 
 from __future__ import annotations
@@ -156,6 +156,36 @@ def install(options: dict[str, Any], plain: Callable[..., torch.Tensor]) -> None
         return
     options[BELOW] = Below(options.get(OVERRIDE), plain)
     options[OVERRIDE] = override
+
+
+def installer(plain: Callable[..., torch.Tensor]) -> Callable[..., Any]:
+    """Return a wrapper around ComfyUI's ``apply_model`` that installs our override in every forward.
+
+    For compiled blocks, which models patched later share: the override is then there from the first run on,
+    whoever samples. It is not put into the MODEL itself, where another node's override would find ours and
+    run around it, while ours runs around that one: for ever.
+
+    Parameters
+    ----------
+    plain
+        See `Below`.
+    """
+
+    def apply_model(
+        executor: Any,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        c_concat: torch.Tensor | None = None,
+        c_crossattn: torch.Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        options = dict(transformer_options or {})
+        install(options, plain)
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+    return apply_model
 
 
 @torch.compiler.disable

@@ -171,8 +171,6 @@ def with_compiled_blocks(model: Any) -> Any:
     """
     # As ComfyUI's TorchCompileModel: weights must not be moved in and out below compiled code.
     clone = model.clone(disable_dynamic=True)
-    # From the first run on, whoever samples; a model patched later shares the compiled blocks.
-    attention.install(clone.model_options.setdefault("transformer_options", {}), PLAIN_ATTENTION)
     blocks = len(clone.get_model_object("diffusion_model").blocks)
     set_torch_compile_wrapper(
         clone,
@@ -181,7 +179,8 @@ def with_compiled_blocks(model: Any) -> Any:
         dynamic=False,
         keys=[f"diffusion_model.blocks.{index}" for index in range(blocks)],
     )
-    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, windows.KEY, compiling.allow_many_graphs)
+    for wrapper in (compiling.allow_many_graphs, attention.installer(PLAIN_ATTENTION)):
+        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, windows.KEY, wrapper)
     return clone
 
 

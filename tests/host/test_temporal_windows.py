@@ -374,6 +374,27 @@ def eager(pack, monkeypatch):
     torch.compiler.reset()
 
 
+def test_an_override_around_the_one_before_it_is_no_circle(
+    pack, attention, tiny, text, make_latent, eager, windowed
+):
+    """Some nodes run around whatever override they find in the MODEL."""
+    calls = []
+
+    def around(model):
+        before = model.model_options.get("transformer_options", {}).get(attention.OVERRIDE)
+
+        def users(attend, *args, **kwargs):
+            calls.append(1)
+            return before(attend, *args, **kwargs) if before else attend(*args, **kwargs)
+
+        return with_override(attention, model, users)
+
+    latent = make_latent(6, 4, 4)
+    model = around(windowed(around(pack.host.with_compiled_blocks(tiny)), 4))
+    assert (refined(model, text, latent) - refined(windowed(tiny, 4), text, latent)).abs().max() <= 1e-5
+    assert calls
+
+
 @pytest.mark.parametrize("how", [whole, blocks])
 @pytest.mark.parametrize("order", ["compiled first", "windowed first"])
 def test_compiled_models_remember_nothing_of_their_first_run(
