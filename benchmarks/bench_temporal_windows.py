@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--comfyui", type=Path, required=True, help="folder of a ComfyUI")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
-        "--frame-tokens", type=int, default=60, help="tokens of a latent frame (2560x1408: 3520)"
+        "--frame-tokens", type=int, default=32, help="tokens of a latent frame (2560x1408: 3520)"
     )
     parser.add_argument("--window-frames", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=3)
