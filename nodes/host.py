@@ -213,6 +213,11 @@ def empty_conditioning(model: Any) -> list[Any]:
     return [[torch.zeros(1, 8, text_width(model)), {}]]
 
 
+def extend_conditioning(conditioning: Any, values: dict[str, Any]) -> Any:
+    """Return a copy of a CONDITIONING with ``values`` added to every entry."""
+    return [[text, {**options, **values}] for text, options in conditioning]
+
+
 # --- Sampling -------------------------------------------------------------------------------------
 
 

@@ -182,7 +182,7 @@ def _sample(
     """Sample with one expert after the other, handing over the noisy latent between them."""
     latent = start.latent
     noise = host.SeededNoise(seed).generate_noise({"samples": latent})
-    positive, negative = (_extended(p, start.conditions) for p in prompts)
+    positive, negative = (host.extend_conditioning(p, start.conditions) for p in prompts)
     done = 0
     with host.SamplingProgress(experts[0], sum(len(part) - 1 for part in parts)) as progress:
         for model, sigmas in zip(experts, parts, strict=True):
@@ -204,11 +204,6 @@ def _sample(
             done += len(sigmas) - 1
             progress.finish(done)
     return latent
-
-
-def _extended(conditioning: Any, values: dict[str, Any]) -> Any:
-    """Return a copy of a CONDITIONING with ``values`` added to every entry."""
-    return [[text, {**options, **values}] for text, options in conditioning]
 
 
 class CameraMotion(io.ComfyNode):
