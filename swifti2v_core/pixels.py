@@ -40,6 +40,6 @@ class FiniteCheck:
         """Raise ValueError if any value seen was not; waits for the device."""
         if not self._finite:
             raise ValueError(
-                "The decoded frames hold NaN or infinite values, nothing useful to save; decode in "
-                "32 bits (start ComfyUI with --fp32-vae), or look for the node that made the latent."
+                "The decoded frames hold NaN or infinite values; start ComfyUI with --fp32-vae, or look "
+                "for the node that made the latent."
             )

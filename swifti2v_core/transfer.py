@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.cuda import Event, current_stream
 
 
 def to_host(tensor: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ def one_behind(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
 
     So the device computes the next piece while the caller uses this one.
     """
-    waiting: tuple[Tensor, torch.Event] | None = None
+    waiting: tuple[Tensor, Event] | None = None
     for piece in pieces:
         copy, event = to_host(piece), _recorded(piece.device)
         del piece  # its device memory is free for the next one
@@ -42,15 +43,15 @@ def one_behind(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
         yield _arrived(*waiting)
 
 
-def _recorded(device: torch.device) -> torch.Event | None:
+def _recorded(device: torch.device) -> Event | None:
     """Mark this point in a device's queue; None where the program waits for every copy anyway."""
     if device.type != "cuda":
         return None
-    event = torch.Event(device)
-    event.record()
+    event: Event = Event()  # type: ignore[no-untyped-call]
+    event.record(current_stream(device))
     return event
 
 
-def _arrived(copy: Tensor, event: torch.Event) -> Tensor:
+def _arrived(copy: Tensor, event: Event) -> Tensor:
     event.synchronize()
     return copy

@@ -80,12 +80,11 @@ def streams(autoencoder: Any) -> bool:
     decoder = autoencoder.decoder
     if not all(hasattr(decoder, part) for part in ("conv1", "middle", "upsamples", "head")):
         return False
-    if decoder.head[-1].out_channels not in (3, 12):
-        return False
-    return all(
-        layers.is_residual(layer) or hasattr(layer, "resample") or hasattr(layer, "avg_shortcut")
-        for layer in decoder.upsamples
-    )
+    if all(hasattr(layer, "avg_shortcut") for layer in decoder.upsamples):
+        return bool(decoder.head[-1].out_channels == 12)
+    # Wan2.1's layers with other channels make something else: transparency, or twice the size.
+    known = all(layers.is_residual(layer) or hasattr(layer, "resample") for layer in decoder.upsamples)
+    return known and decoder.head[-1].out_channels == autoencoder.encoder.conv1.in_channels == 3
 
 
 def patch_size(channels: int) -> int:

@@ -151,7 +151,7 @@ def guard(pack, monkeypatch):
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", refuse)
     monkeypatch.setattr(comfy.sd, "load_diffusion_model", refuse)
     monkeypatch.setattr(pack.host, "sample", refuse)
-    for name in ("encode", "encode_reference", "decode", "decode_images"):
+    for name in ("encode", "encode_reference", "decode_bytes", "decode_images"):
         monkeypatch.setattr(pack.autoencoder, name, refuse)
 
 
