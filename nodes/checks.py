@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from importlib.util import find_spec
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from ..swifti2v_core import geometry
-from . import autoencoder, host
+from . import autoencoder, host, temporal
 
 STAGE_TWO_KINDS = {48: "plain", 96: "concat"}
 """Kinds of Stage II weights by input channels: 48 noisy, or 48 noisy and 48 reference."""
@@ -198,6 +199,20 @@ def stage_two_model(value: Any) -> str:
     return kind
 
 
+def whole_windows(model: Any, segments: list[Any]) -> None:
+    """Raise ValueError if a model's temporal windows would cut the windows of segments.
+
+    These hold frames that are apart in the clip, the photo with all of them.
+    """
+    limit, longest = temporal.window_frames_of(model), max(len(segment.window) for segment in segments)
+    if limit is not None and limit < longest:
+        raise ValueError(
+            f"The model comes from SwiftI2V Temporal Window Attention with window_frames {limit}, but a "
+            f"segment's window of {longest} latent frames must see itself whole; connect the model without "
+            f"that node, or set window_frames to {longest + longest % 2}."
+        )
+
+
 def reference(value: Any) -> torch.Tensor:
     """Return the samples of a ``z_ref`` LATENT that Stage II can work on."""
     samples = stage_two_latent(value, "z_ref")
@@ -269,6 +284,25 @@ def fixed(options: dict[str, Any], what: str) -> None:
                 f"{what} carries {key}, extra frames that have no place in a window; "
                 "remove the node that adds them."
             )
+
+
+def filename_prefix(prefix: str) -> None:
+    """Raise ValueError if a prefix names no file inside ComfyUI's output folder.
+
+    ComfyUI says so only on saving, after minutes of work.
+    """
+    if not os.path.basename(prefix):
+        raise ValueError(
+            f'filename_prefix is "{prefix}", which names no file; '
+            f'the nearest valid value is "{prefix}SwiftI2V".'
+        )
+    output = host.output_folder()
+    target = os.path.abspath(os.path.join(output, prefix))
+    if not target.startswith(os.path.join(output, "")):
+        raise ValueError(
+            f'filename_prefix is "{prefix}", which leaves ComfyUI\'s output folder; '
+            f'the nearest valid value is "{os.path.basename(target)}".'
+        )
 
 
 def can_compile(device: str) -> None:

@@ -35,7 +35,7 @@ from torch.cuda import synchronize
 from tqdm.auto import tqdm
 
 from ..swifti2v_core.seeds import clip_seed
-from . import attention, compiling, timeline, windows
+from . import attention, compiling, temporal, timeline, windows
 
 logger = logging.getLogger("SwiftI2V")
 
@@ -104,23 +104,9 @@ def apply_lora(model: Any, name: str, strength: float) -> Any:
     return patched
 
 
-def check_save_path(prefix: str) -> None:
-    """Raise ValueError if a prefix names no file inside ComfyUI's output folder.
-
-    ComfyUI says so only on saving, after minutes of work.
-    """
-    if not os.path.basename(prefix):
-        raise ValueError(
-            f'filename_prefix is "{prefix}", which names no file; '
-            f'the nearest valid value is "{prefix}SwiftI2V".'
-        )
-    output = os.path.abspath(folder_paths.get_output_directory())
-    target = os.path.abspath(os.path.join(output, prefix))
-    if not target.startswith(os.path.join(output, "")):
-        raise ValueError(
-            f'filename_prefix is "{prefix}", which leaves ComfyUI\'s output folder; '
-            f'the nearest valid value is "{os.path.basename(target)}".'
-        )
+def output_folder() -> str:
+    """Return the absolute path of the folder that ComfyUI saves to."""
+    return os.path.abspath(folder_paths.get_output_directory())
 
 
 def save_path(prefix: str, extension: str, width: int, height: int) -> tuple[str, str, str]:
@@ -196,7 +182,22 @@ def with_compiled_blocks(model: Any) -> Any:
         dynamic=False,
         keys=[f"diffusion_model.blocks.{index}" for index in range(blocks)],
     )
-    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, windows.KEY, compiling.allow_many_graphs)
+    for wrapper in (compiling.allow_many_graphs, attention.installer(PLAIN_ATTENTION)):
+        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, windows.KEY, wrapper)
+    return clone
+
+
+def with_temporal_windows(model: Any, window_frames: int) -> Any:
+    """Return a clone of ``model`` whose self-attention runs inside windows of ``window_frames``."""
+    clone = model.clone()
+    options = clone.model_options.setdefault("transformer_options", {})
+    options[temporal.KEY] = temporal.TemporalWindows(window_frames, PLAIN_ATTENTION)
+    for place, wrapper in (
+        (WrappersMP.DIFFUSION_MODEL, temporal.temporal_forward),
+        (WrappersMP.APPLY_MODEL, temporal.tell_apart),
+    ):
+        clone.remove_wrappers_with_key(place, temporal.KEY)  # of a model that was patched before
+        clone.add_wrapper_with_key(place, temporal.KEY, wrapper)
     return clone
 
 

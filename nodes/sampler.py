@@ -248,6 +248,7 @@ class SegmentSampler(io.ComfyNode):
         check_drift_control(drift_control)
         options = WindowOptions(segment_frames, neighbors, context, time_positions, strength)
         segments = options.plan(reference.shape[2])
+        checks.whole_windows(model, segments)
         check_denoise(denoise)
         sigmas = widgets.schedule(model, steps, timesteps, denoise)
         prompts = checks.prompts(model, positive, negative)
@@ -358,6 +359,7 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         check_drift_control(drift_control)
         options = WindowOptions(segment_frames, neighbors, context, time_positions, strength)
         segments = options.plan(reference.shape[2])
+        checks.whole_windows(guider.model_patcher, segments)
         start, end = checks.segment_range(start_segment, end_segment, len(segments), latent is not None)
         latents = reference.to(torch.float32, copy=True)
         if latent is not None:
