@@ -6,6 +6,7 @@ from .anchor import AnchorEncode
 from .decode import DecodeToVideo, TiledVAEDecode
 from .loaders import LoadStageI, LoadStageII
 from .motion import CameraMotion, MotionSampler
+from .refiner import TemporalWindows
 from .sampler import SegmentSampler, SegmentSamplerAdvanced
 
 
@@ -22,6 +23,7 @@ class SwiftI2VExtension(ComfyExtension):
             AnchorEncode,
             SegmentSampler,
             SegmentSamplerAdvanced,
+            TemporalWindows,
             TiledVAEDecode,
             DecodeToVideo,
         ]

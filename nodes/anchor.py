@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from comfy_api.latest import io
 
 from ..swifti2v_core.geometry import check_size, latent_frame_count
+from ..swifti2v_core.pixels import after
 from ..swifti2v_core.reference import ReferenceSettings, reference_chunks
 from . import autoencoder, checks, host, widgets
 
@@ -28,13 +30,15 @@ class AnchorEncode(io.ComfyNode):
                 io.Image.Input(
                     "image",
                     tooltip="The photo, one image at full size. It becomes frame 0 and the anchor that "
-                    "every segment looks at.",
+                    "every segment looks at. A batch is several photos, not the frames of a video: each "
+                    "gets a clip of its own.",
                 ),
                 io.Image.Input(
                     "motion",
                     tooltip="The motion clip as frames: from SwiftI2V Motion Sampler, SwiftI2V Camera "
                     "Motion, a loaded video or any other image-to-video node. Any size; another "
-                    "number of frames than asked is spread over the same time.",
+                    "number of frames than asked is spread over the same time. For several photos one "
+                    "clip each, one behind the other, as Stage I gives them.",
                 ),
                 io.Vae.Input(
                     "vae",
@@ -79,24 +83,27 @@ class AnchorEncode(io.ComfyNode):
         upscale: str,
         color_match: bool,
     ) -> io.NodeOutput:
-        checks.photo(image)
-        checks.image(motion, "The motion clip")
+        checks.image(image, "The photo")
+        motions = checks.motion_of(motion, len(image)).split(len(motion) // len(image))
         checks.vae(vae, channels=48)
         check_size(width, height)
         latent_frame_count(frames)
-        if len(motion) != frames:
+        if len(motions[0]) != frames:
             host.logger.warning(
                 "The motion clip has %d frames and %d are asked for: frames are repeated or skipped "
                 "to cover the same time.",
-                len(motion),
+                len(motions[0]),
                 frames,
             )
         settings = ReferenceSettings(width, height, frames, fit, upscale)
 
-        def chunks() -> Iterator[torch.Tensor]:
-            report = host.frame_progress(frames)
-            photo = image.to(autoencoder.resize_device(vae))
-            return reference_chunks(photo, motion, settings, color_match, report)
+        def chunks(clip: int, device: torch.device) -> Iterator[torch.Tensor]:
+            report = after(host.frame_progress(frames * len(image)), frames * clip)
+            photo = image[clip : clip + 1].to(device)
+            return reference_chunks(photo, motions[clip], settings, color_match, report)
 
-        z_ref = autoencoder.encode_reference(vae, frames, height, width, chunks)
-        return io.NodeOutput({"samples": z_ref})
+        references = [
+            autoencoder.encode_reference(vae, frames, height, width, partial(chunks, clip))
+            for clip in range(len(image))
+        ]
+        return io.NodeOutput({"samples": torch.cat(references)})

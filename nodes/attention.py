@@ -1,11 +1,12 @@
-"""The one attention override of our samplings: read-only context, the user's choice, the kernel.
+"""The one attention override of this pack: who attends to whom, the user's choice, the kernel.
 
 ComfyUI hands every attention to ``transformer_options["optimized_attention_override"]``. ComfyUI's
 TorchCompileModel drops guards on these options, so a compiled network keeps for ever whether its first
 run found an override there. Ours is therefore always there and always the same function; what may
 differ from one forward to the next it looks up while it runs, never compiled.
 
-Nothing of ComfyUI is imported here: `host.aim_guider` and `host.motion_guider` hang the override in.
+Nothing of ComfyUI is imported here: `host.aim_guider`, `host.motion_guider` and `host.with_compiled_blocks`
+hang the override in, and so does `temporal.temporal_forward`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 
 from ..swifti2v_core import backend
 from ..swifti2v_core.attention import Attend, ReadOnlyContext
+from ..swifti2v_core.temporal_windows import attend_in_windows, plan_windows
 
 OVERRIDE = "optimized_attention_override"
 """ComfyUI's name of the transformer option."""
@@ -27,6 +29,9 @@ BELOW = "SwiftI2V_attention_below"
 
 READ_ONLY = "SwiftI2V_read_only"
 """Transformer option that holds the `ReadOnlyForward` of a forward, or None."""
+
+TEMPORAL = "SwiftI2V_temporal"
+"""Transformer option that holds the `TemporalForward` of a forward, or None."""
 
 UNDERSTOOD = {"mask", "attn_precision", "skip_reshape", "skip_output_reshape", "transformer_options"}
 """What ComfyUI may ask of an attention whose kernel we choose; anything else is left to ComfyUI."""
@@ -93,10 +98,94 @@ class ReadOnlyForward:
         )
 
 
+@dataclass
+class TemporalForward:
+    """Temporal windows during one forward of the network.
+
+    Attributes
+    ----------
+    window_frames
+        W, latent frames of a window.
+    frames
+        Latent frames of the clip.
+    frame_tokens
+        Tokens of a latent frame.
+    last_block
+        The block whose self-attention has run. Of a block's attentions the first is self-attention.
+    """
+
+    window_frames: int
+    frames: int
+    frame_tokens: int
+    last_block: Hashable = None
+
+    def attend(
+        self,
+        attend: Attend,
+        parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        block: int,
+        token_dim: int,
+        output_dim: int,
+    ) -> torch.Tensor:
+        """Attend inside the block's windows; attention to the text stays as it is.
+
+        Raises
+        ------
+        ValueError
+            If the sequence holds more than the clip's latent frames.
+        """
+        if block == self.last_block:
+            return attend(*parts)
+        self.last_block = block
+        expected = self.frames * self.frame_tokens
+        query, key, _ = (part.shape[token_dim] for part in parts)
+        if (query, key) != (expected, expected):
+            raise ValueError(
+                f"The model attends from {query} to {key} tokens, but {self.frames} latent frames of "
+                f"{self.frame_tokens} tokens are {expected}: a reference was added "
+                "that has no place in temporal windows; remove the node that adds it, or SwiftI2V Temporal "
+                "Window Attention."
+            )
+        windows = plan_windows(self.frames, self.window_frames, block)
+        return attend_in_windows(attend, *parts, windows, token_dim=token_dim, output_dim=output_dim)
+
+
 def install(options: dict[str, Any], plain: Callable[..., torch.Tensor]) -> None:
-    """Put our override into transformer options, around the one that is there."""
+    """Put our override into transformer options, around the one that is there; once is enough."""
+    if options.get(OVERRIDE) is override:
+        return
     options[BELOW] = Below(options.get(OVERRIDE), plain)
     options[OVERRIDE] = override
+
+
+def installer(plain: Callable[..., torch.Tensor]) -> Callable[..., Any]:
+    """Return a wrapper around ComfyUI's ``apply_model`` that installs our override in every forward.
+
+    For compiled blocks, which models patched later share: the override is then there from the first run on,
+    whoever samples. It is not put into the MODEL itself, where another node's override would find ours and
+    run around it, while ours runs around that one: for ever.
+
+    Parameters
+    ----------
+    plain
+        See `Below`.
+    """
+
+    def apply_model(
+        executor: Any,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        c_concat: torch.Tensor | None = None,
+        c_crossattn: torch.Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        options = dict(transformer_options or {})
+        install(options, plain)
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+    return apply_model
 
 
 @torch.compiler.disable
@@ -109,7 +198,7 @@ def override(
     *args: Any,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """Attend as the window's context, the user and the card ask for.
+    """Attend as the context, the temporal windows, the user and the card ask for.
 
     Parameters
     ----------
@@ -138,10 +227,11 @@ def override(
         heads_out = bool(kwargs.get("skip_output_reshape"))
         return backend.attend_cudnn_first(q, k, v, heads, heads_in=heads_in, heads_out=heads_out)
 
-    read_only: ReadOnlyForward | None = options.get(READ_ONLY)
-    if read_only is None:
+    # Never both: the segment samplers refuse temporal windows shorter than their own.
+    arranged: ReadOnlyForward | TemporalForward | None = options.get(READ_ONLY) or options.get(TEMPORAL)
+    if arranged is None:
         return attend(query, key, value)
-    return read_only.attend(
+    return arranged.attend(
         attend,
         (query, key, value),
         options.get("block_index"),

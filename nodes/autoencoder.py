@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..swifti2v_core import vae_stream
+from ..swifti2v_core import vae_plan, vae_stream
 from ..swifti2v_core.geometry import pixel_frame_count
 from ..swifti2v_core.pixels import FiniteCheck, Report, silent, to_bytes
 from ..swifti2v_core.reference import with_anchor
@@ -21,9 +21,8 @@ def vae_channels(vae: Any) -> int:
     return vae.latent_channels
 
 
-def resize_device(vae: Any) -> torch.device:
-    """Return where frames for a VAE are best resized: on its own device if that is a CUDA one."""
-    return vae.device if vae.device.type == "cuda" else torch.device("cpu")
+Chunks = Callable[[torch.device], Iterator[torch.Tensor]]
+"""Starts a clip anew, made on a device: one frame ``[1, H, W, 3]``, then four at a time."""
 
 
 # --- Encode ---------------------------------------------------------------------------------------
@@ -34,9 +33,7 @@ def encode(vae: Any, frames: torch.Tensor) -> torch.Tensor:
     return host.to_storage(vae.encode(frames))
 
 
-def encode_reference(
-    vae: Any, frames: int, height: int, width: int, chunks: Callable[[], Iterator[torch.Tensor]]
-) -> torch.Tensor:
+def encode_reference(vae: Any, frames: int, height: int, width: int, chunks: Chunks) -> torch.Tensor:
     """Encode a clip given piece by piece, with its first frame as the anchor.
 
     Parameters
@@ -47,7 +44,7 @@ def encode_reference(
     frames, height, width
         Number and size of the frames of the clip.
     chunks
-        Starts the clip anew: one frame ``[1, H, W, 3]``, then four at a time.
+        The clip.
 
     Returns
     -------
@@ -58,7 +55,7 @@ def encode_reference(
     if vae_stream.streams(vae.first_stage_model):
         latent = _encode_streamed(vae, _encode_strips(vae, height, width), chunks)
     if latent is None:
-        clip = _put_together(frames, chunks())
+        clip = _put_together(frames, chunks(torch.device("cpu")))
         latent = with_anchor(encode(vae, clip), encode(vae, clip[:1]))
     return latent
 
@@ -66,23 +63,25 @@ def encode_reference(
 def _encode_strips(vae: Any, height: int, width: int) -> int:
     """Make room for the encoder and choose the strips by the memory that is free then."""
     encoder, size = vae.first_stage_model.encoder, vae.vae_dtype.itemsize
-    need = vae_stream.encode_need(encoder, height, width, size)
-    free = _free_after_asking(vae, need.memories + max(need.work, need.whole))
-    return vae_stream.plan_encode(encoder, height, width, size, free)
+    shape = (encoder, height, width, size)
+    free = _free_after_asking(vae, vae_plan.encode_need(*shape, strips=1))
+    return vae_plan.plan_encode(*shape, free)
 
 
-def _encode_streamed(
-    vae: Any, strips: int, chunks: Callable[[], Iterator[torch.Tensor]]
-) -> torch.Tensor | None:
+def _encode_streamed(vae: Any, strips: int, chunks: Chunks) -> torch.Tensor | None:
     """Return the encoded clip, in more strips when memory runs out; None when that does not help."""
-    while strips <= vae_stream.ENCODE_STRIPS[-1]:
+    # Frames are best resized where they are encoded; other devices than CUDA lack the antialiased kernels.
+    device = vae.device if vae.device.type == "cuda" else torch.device("cpu")
+    while strips <= vae_plan.ENCODE_STRIPS[-1]:
+        pieces = (_prepared(vae, frames) for frames in chunks(device))
         try:
-            pieces = (_prepared(vae, frames) for frames in chunks())
             latent_frames = vae_stream.StripEncoder(vae.first_stage_model, strips).encode(pieces)
             return torch.cat([host.to_storage(latent_frame) for latent_frame in latent_frames], dim=2)
-        except torch.OutOfMemoryError:
+        except Exception as error:
+            host.raise_unless_out_of_memory(error)
             # Only noted: inside this block the exception keeps the failed attempt's tensors alive.
             strips *= 2
+        del pieces
         host.release_memory()
     host.logger.warning("The encode ran out of memory; ComfyUI encodes the whole clip instead, in tiles.")
     return None
@@ -111,7 +110,7 @@ def decode_images(vae: Any, latent: torch.Tensor) -> torch.Tensor:
     if not vae_stream.streams(vae.first_stage_model):
         return _decode_whole(vae, latent)
     count = len(latent) * pixel_frame_count(latent.shape[2])
-    # Half precision holds every bfloat16 value of 0..1 and takes half as long to leave the GPU.
+    # Half precision is finer than what 16-bit weights compute, and takes half as long to leave the GPU.
     leave = _unchanged if vae.vae_dtype == torch.float32 else torch.Tensor.half
     pieces = (frames for clip in latent.split(1) for frames in _decode_streamed(vae, clip, leave))
     return _put_together(count, pieces, host.frame_progress(count))
@@ -151,38 +150,45 @@ def _decode_streamed(
         check.see(pixels)
         return leave(vae.process_output(pixels.float()))
 
-    plan, done, warned = _decode_plan(vae, latent), 0, False
-    while True:
-        ran_out, first = False, 0
-        try:
+    plan, done, ran_out = _decode_plan(vae, latent), 0, False
+    with host.pinning(vae.device) as pin:
+        while True:
             samples = latent.to(device=vae.device, dtype=vae.vae_dtype)
-            pieces = vae_stream.StripDecoder(vae.first_stage_model, plan, finish).decode(samples)
-            for frames in one_behind(pieces):
-                fresh = frames[max(0, done - first) :]
-                first += len(frames)
-                if len(fresh):
-                    done = first
-                    yield fresh
-        except torch.OutOfMemoryError:
-            # Only noted: inside this block the exception keeps the failed attempt's tensors alive.
+            decoder = vae_stream.StripDecoder(vae.first_stage_model, plan, finish, pin)
+            pieces = _without(done, one_behind(decoder.decode(samples)))
+            del decoder  # lives as long as its pieces come
+            try:
+                for frames in pieces:
+                    if not done:
+                        check.verify()  # what is wrong from the start is said at the start
+                    done += len(frames)
+                    yield frames
+                break
+            except Exception as error:
+                host.raise_unless_out_of_memory(error)
+                # Nothing more here: inside this block the exception keeps the attempt's tensors alive.
+            host.release_memory()
+            plan = vae_plan.smaller_plan(plan)
+            if not ran_out:
+                host.logger.warning("The decode ran out of memory; it starts again in smaller strips.")
             ran_out = True
-        if not ran_out:
-            break
-        host.release_memory()
-        plan = vae_stream.smaller_plan(plan)
-        if not warned:
-            host.logger.warning("The decode ran out of memory; it goes on in smaller strips.")
-            warned = True
     check.verify()
 
 
-def _decode_plan(vae: Any, latent: torch.Tensor) -> vae_stream.DecodePlan:
+def _without(count: int, pieces: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Leave out the first ``count`` frames."""
+    for frames in pieces:
+        left = frames[min(count, len(frames)) :]
+        count -= len(frames) - len(left)
+        if len(left):
+            yield left
+
+
+def _decode_plan(vae: Any, latent: torch.Tensor) -> vae_plan.DecodePlan:
     """Make room for the decoder and choose how to cut, by the memory that is free then."""
-    decoder, size = vae.first_stage_model.decoder, vae.vae_dtype.itemsize
-    height, width = latent.shape[-2:]
-    need = vae_stream.decode_need(decoder, height, width, size)
-    free = _free_after_asking(vae, need.memories + need.whole + need.work)
-    plan = vae_stream.plan_decode(decoder, height, width, size, free)
+    shape = (vae.first_stage_model.decoder, *latent.shape[-2:], vae.vae_dtype.itemsize)
+    free = _free_after_asking(vae, vae_plan.decode_need(*shape, vae_plan.DECODE_PLANS[0]))
+    plan = vae_plan.plan_decode(*shape, free)
     host.logger.info("Decode: %d strips, %d latent frames at a time", plan.strips, plan.chunk)
     return plan
 
@@ -191,4 +197,4 @@ def _free_after_asking(vae: Any, need: float) -> float:
     """Load the VAE, have ComfyUI make room for ``need`` bytes and return what may be taken."""
     # More than the device holds cannot be freed; asking for it would only push the VAE's own weights out.
     host.make_room(vae.patcher, min(need, 0.8 * host.total_memory(vae.device)))
-    return 0.85 * host.free_memory(vae.device)
+    return 0.85 * host.free_memory(vae.patcher, vae.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from importlib.util import find_spec
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from ..swifti2v_core import geometry
-from . import autoencoder, host
+from . import autoencoder, host, temporal
 
 STAGE_TWO_KINDS = {48: "plain", 96: "concat"}
 """Kinds of Stage II weights by input channels: 48 noisy, or 48 noisy and 48 reference."""
@@ -26,6 +27,9 @@ FUN_VARIANTS = {
     148: "the Wan2.2-Fun-5B Control variant (48 noisy + 48 control + 4 mask + 48 image channels)",
 }
 """Relatives of TI2V-5B that take other conditions than Stage II gives."""
+
+COMPILING_TORCH = (2, 8)
+"""First version of PyTorch that can be told which guards to keep."""
 
 COMPILERS = ("g++", "clang++", "c++", "cl")
 """What PyTorch compiles code for processors with."""
@@ -66,13 +70,14 @@ def image(value: Any, what: str) -> torch.Tensor:
     return value
 
 
-def photo(value: Any) -> torch.Tensor:
-    """Return ``value`` if it is one single IMAGE."""
-    checked = image(value, "The photo")
-    if len(checked) != 1:
+def motion_of(value: Any, photos: int) -> torch.Tensor:
+    """Return ``value`` if it is an IMAGE with one clip, all of one length, for each of ``photos``."""
+    checked = image(value, "The motion clip")
+    if len(checked) % photos:
         raise ValueError(
-            f"The photo is a batch of {len(checked)} images, but one photo makes one clip; "
-            "pick one with ImageFromBatch."
+            f"The motion clip has {len(checked)} frames for {photos} photos, but must hold one clip for "
+            "each photo, all of one length, one behind the other; the nearest valid number of frames is "
+            f"{geometry.nearest_multiple(len(checked), photos)}."
         )
     return checked
 
@@ -194,6 +199,20 @@ def stage_two_model(value: Any) -> str:
     return kind
 
 
+def whole_windows(model: Any, segments: list[Any]) -> None:
+    """Raise ValueError if a model's temporal windows would cut the windows of segments.
+
+    These hold frames that are apart in the clip, the photo with all of them.
+    """
+    limit, longest = temporal.window_frames_of(model), max(len(segment.window) for segment in segments)
+    if limit is not None and limit < longest:
+        raise ValueError(
+            f"The model comes from SwiftI2V Temporal Window Attention with window_frames {limit}, but a "
+            f"segment's window of {longest} latent frames must see itself whole; connect the model without "
+            f"that node, or set window_frames to {longest + longest % 2}."
+        )
+
+
 def reference(value: Any) -> torch.Tensor:
     """Return the samples of a ``z_ref`` LATENT that Stage II can work on."""
     samples = stage_two_latent(value, "z_ref")
@@ -267,6 +286,25 @@ def fixed(options: dict[str, Any], what: str) -> None:
             )
 
 
+def filename_prefix(prefix: str) -> None:
+    """Raise ValueError if a prefix names no file inside ComfyUI's output folder.
+
+    ComfyUI says so only on saving, after minutes of work.
+    """
+    if not os.path.basename(prefix):
+        raise ValueError(
+            f'filename_prefix is "{prefix}", which names no file; '
+            f'the nearest valid value is "{prefix}SwiftI2V".'
+        )
+    output = host.output_folder()
+    target = os.path.abspath(os.path.join(output, prefix))
+    if not target.startswith(os.path.join(output, "")):
+        raise ValueError(
+            f'filename_prefix is "{prefix}", which leaves ComfyUI\'s output folder; '
+            f'the nearest valid value is "{os.path.basename(target)}".'
+        )
+
+
 def can_compile(device: str) -> None:
     """Raise ValueError if torch.compile will not find what it needs for a kind of device.
 
@@ -275,6 +313,11 @@ def can_compile(device: str) -> None:
     device
         As PyTorch names it, see `host.device_type`.
     """
+    if torch.__version__ < COMPILING_TORCH:
+        raise ValueError(
+            f"compile_blocks is on, but needs PyTorch 2.8 and this is {torch.__version__}; update PyTorch "
+            "or switch compile_blocks off."
+        )
     gpu = device not in ("cpu", "mps")
     if gpu and find_spec("triton") is None:
         raise ValueError(

@@ -123,7 +123,7 @@ class DecodeToVideo(io.ComfyNode):
                 f"the nearest valid value is {chosen.highest_crf}."
             )
         chosen.check_available()
-        host.check_save_path(filename_prefix)
+        checks.filename_prefix(filename_prefix)
         pieces = autoencoder.decode_bytes(vae, latent)
         first = next(pieces)
         height, width = first.shape[1:3]

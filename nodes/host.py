@@ -11,7 +11,8 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +31,11 @@ from comfy.model_patcher import create_model_options_clone
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from safetensors import SafetensorError, safe_open
+from torch.cuda import synchronize
 from tqdm.auto import tqdm
 
-from . import attention, compiling, timeline, windows
+from ..swifti2v_core.seeds import clip_seed
+from . import attention, compiling, temporal, timeline, windows
 
 logger = logging.getLogger("SwiftI2V")
 
@@ -101,23 +104,9 @@ def apply_lora(model: Any, name: str, strength: float) -> Any:
     return patched
 
 
-def check_save_path(prefix: str) -> None:
-    """Raise ValueError if a prefix names no file inside ComfyUI's output folder.
-
-    ComfyUI says so only on saving, after minutes of work.
-    """
-    if not os.path.basename(prefix):
-        raise ValueError(
-            f'filename_prefix is "{prefix}", which names no file; '
-            f'the nearest valid value is "{prefix}SwiftI2V".'
-        )
-    output = os.path.abspath(folder_paths.get_output_directory())
-    target = os.path.abspath(os.path.join(output, prefix))
-    if not target.startswith(os.path.join(output, "")):
-        raise ValueError(
-            f'filename_prefix is "{prefix}", which leaves ComfyUI\'s output folder; '
-            f'the nearest valid value is "{os.path.basename(target)}".'
-        )
+def output_folder() -> str:
+    """Return the absolute path of the folder that ComfyUI saves to."""
+    return os.path.abspath(folder_paths.get_output_directory())
 
 
 def save_path(prefix: str, extension: str, width: int, height: int) -> tuple[str, str, str]:
@@ -193,7 +182,22 @@ def with_compiled_blocks(model: Any) -> Any:
         dynamic=False,
         keys=[f"diffusion_model.blocks.{index}" for index in range(blocks)],
     )
-    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, windows.KEY, compiling.allow_many_graphs)
+    for wrapper in (compiling.allow_many_graphs, attention.installer(PLAIN_ATTENTION)):
+        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, windows.KEY, wrapper)
+    return clone
+
+
+def with_temporal_windows(model: Any, window_frames: int) -> Any:
+    """Return a clone of ``model`` whose self-attention runs inside windows of ``window_frames``."""
+    clone = model.clone()
+    options = clone.model_options.setdefault("transformer_options", {})
+    options[temporal.KEY] = temporal.TemporalWindows(window_frames, PLAIN_ATTENTION)
+    for place, wrapper in (
+        (WrappersMP.DIFFUSION_MODEL, temporal.temporal_forward),
+        (WrappersMP.APPLY_MODEL, temporal.tell_apart),
+    ):
+        clone.remove_wrappers_with_key(place, temporal.KEY)  # of a model that was patched before
+        clone.add_wrapper_with_key(place, temporal.KEY, wrapper)
     return clone
 
 
@@ -248,13 +252,17 @@ def motion_guider(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
 
 @dataclass(frozen=True)
 class SeededNoise:
-    """A NOISE that draws ComfyUI's noise of a seed."""
+    """A NOISE that draws ComfyUI's noise of a seed; further clips of a batch take the next seeds."""
 
     seed: int
 
     def generate_noise(self, latent: dict[str, Any]) -> torch.Tensor:
-        """Return noise in the shape of ``latent["samples"]``."""
-        return comfy.sample.prepare_noise(latent["samples"], self.seed, latent.get("batch_index"))
+        """Return noise in the shape of ``latent["samples"]``, for each clip as if it were alone."""
+        clips = latent["samples"].split(1)
+        # A clip picked from a batch keeps its number, and so its noise.
+        numbers = latent.get("batch_index") or range(len(clips))
+        seeded = zip(clips, (clip_seed(self.seed, number) for number in numbers), strict=True)
+        return torch.cat([comfy.sample.prepare_noise(*clip_and_seed) for clip_and_seed in seeded])
 
 
 def sample(
@@ -432,9 +440,36 @@ def total_memory(device: torch.device) -> float:
     return comfy.model_management.get_total_memory(device)
 
 
-def free_memory(device: torch.device) -> float:
-    """Return the bytes that are free on a device."""
-    return comfy.model_management.get_free_memory(device)
+def free_memory(patcher: Any, device: torch.device) -> float:
+    """Return the bytes that are free on a device, or will be when a loaded model asks for them."""
+    return patcher.get_free_memory(device)
+
+
+def raise_unless_out_of_memory(error: Exception) -> None:
+    """Raise ``error`` again unless it says that the device's memory is exhausted."""
+    known = getattr(comfy.model_management, "raise_non_oom", None)  # later than ComfyUI 0.16.3
+    if known is not None:
+        known(error)
+    elif not isinstance(error, comfy.model_management.OOM_EXCEPTION):
+        raise error
+
+
+@contextmanager
+def pinning(device: torch.device) -> Iterator[Callable[[torch.Tensor], None]]:
+    """Give a function that pins tensors of host memory, as many as ComfyUI allows, until the end."""
+    pinned: list[torch.Tensor] = []
+
+    def pin(tensor: torch.Tensor) -> None:
+        if comfy.model_management.pin_memory(tensor):
+            pinned.append(tensor)
+
+    try:
+        yield pin
+    finally:
+        if pinned:
+            synchronize(device)  # copies may still be under way
+        for tensor in pinned:
+            comfy.model_management.unpin_memory(tensor)
 
 
 def release_memory() -> None:

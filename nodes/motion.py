@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -10,9 +12,21 @@ from comfy_api.latest import io
 
 from ..swifti2v_core import camera
 from ..swifti2v_core.geometry import check_size, latent_frame_count
+from ..swifti2v_core.pixels import after
+from ..swifti2v_core.reshift import (
+    Leg,
+    Part,
+    large_photo,
+    large_size,
+    match_snr,
+    plan_parts,
+    reshift_legs,
+    shrink,
+)
 from ..swifti2v_core.resize import fit_frames
+from ..swifti2v_core.seeds import clip_seed
 from ..swifti2v_core.segments import clean_mask
-from ..swifti2v_core.sigmas import EXPERT_BOUNDARY, split_sigmas
+from ..swifti2v_core.sigmas import EXPERT_BOUNDARY
 from ..swifti2v_core.stage_one import keep_clean, photo_first, photo_then_gray
 from . import autoencoder, checks, host, widgets
 
@@ -59,6 +73,45 @@ STARTS = {16: _start_a14b, 48: _start_ti2v}
 """By latent channels of the model."""
 
 
+def _reshift_inputs() -> list[Any]:
+    return [
+        io.Int.Input(
+            "reshift_steps",
+            default=0,
+            min=0,
+            max=999,
+            optional=True,
+            advanced=True,
+            tooltip="Noise reshifting: how many of the first steps run at a larger size, where the model "
+            "lays out the scene better; the rest runs at the size of the clip. Default 0 (off). 10 of "
+            "40 steps is what SURF uses. Leave it off with 4-step LoRAs and distilled models: they "
+            "are trained to walk their few steps without a break, and one step is already a quarter.",
+        ),
+        io.Float.Input(
+            "reshift_scale",
+            default=1.5,
+            min=1.0,
+            max=4.0,
+            step=0.05,
+            round=0.001,
+            optional=True,
+            advanced=True,
+            tooltip="How much larger the first steps are, per side. Default 1.5; with 640x352 that is "
+            "960x528 (960x544 with TI2V-5B), above the 480P that models are trained on. Ignored while "
+            "reshift_steps is 0.",
+        ),
+        io.Boolean.Input(
+            "reshift_match_snr",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip="Gives the rest less noise, because the same noise hides more in a smaller picture. "
+            "Keeps more of the first steps' layout and leaves less to redraw. Default off, as in SURF. "
+            "Ignored while reshift_steps is 0.",
+        ),
+    ]
+
+
 class MotionSampler(io.ComfyNode):
     """Make the small motion clip with an image-to-video model."""
 
@@ -82,7 +135,7 @@ class MotionSampler(io.ComfyNode):
                     "vae",
                     tooltip="The VAE of Stage I: Wan2.1 (16 channels) for A14B, Wan2.2 (48) for TI2V.",
                 ),
-                io.Image.Input("image", tooltip="The photo, one image of any size."),
+                io.Image.Input("image", tooltip=widgets.PHOTOS),
                 io.Model.Input(
                     "model_low_noise",
                     optional=True,
@@ -109,10 +162,12 @@ class MotionSampler(io.ComfyNode):
                     "0.9, what Wan2.2-I2V-A14B was trained with. Ignored with one model.",
                 ),
                 widgets.timesteps(),
+                *_reshift_inputs(),
             ],
             outputs=[
                 io.Image.Output(
-                    display_name="frames", tooltip="The motion clip, for SwiftI2V Anchor Encode."
+                    display_name="frames",
+                    tooltip="The motion clip, for SwiftI2V Anchor Encode; clip after clip for a batch.",
                 ),
                 io.Latent.Output(
                     display_name="latent", tooltip="The same clip as a latent of the Stage I VAE."
@@ -139,19 +194,32 @@ class MotionSampler(io.ComfyNode):
         negative: Any = None,
         boundary: float = EXPERT_BOUNDARY,
         timesteps: str = "",
+        reshift_steps: int = 0,
+        reshift_scale: float = 1.5,
+        reshift_match_snr: bool = False,
     ) -> io.NodeOutput:
-        experts = _experts(model_high_noise, model_low_noise)
-        channels = _check_experts(experts)
-        checks.photo(image)
+        models = _experts(model_high_noise, model_low_noise)
+        channels = _check_experts(models)
+        checks.image(image, "The photo")
         checks.vae(vae, channels)
-        check_size(width, height, multiple=16 if channels == 16 else 32)
+        multiple = 16 if channels == 16 else 32
+        check_size(width, height, multiple)
         latent_frame_count(frames)
         prompts = checks.prompts(model_high_noise, positive, negative)
         sigmas = checks.from_pure_noise(widgets.schedule(model_high_noise, steps, timesteps))
+        legs = [Leg(width, height, sigmas)]
+        if reshift_steps:
+            large = large_size(width, height, reshift_scale, multiple)
+            first, rest = reshift_legs(sigmas, reshift_steps, large, (width, height))
+            legs = [first, match_snr(first, rest) if reshift_match_snr else rest]
 
-        start = STARTS[channels](vae, fit_frames(image, width, height, fit), frames)
-        parts = split_sigmas(sigmas, boundary) if len(experts) == 2 else (sigmas,)
-        latent = _sample(experts, parts, start, prompts, cfg, sampler_name, seed)
+        clips = [
+            [STARTS[channels](vae, sized, frames) for sized in _photos(photo, legs, fit)]
+            for photo in image.split(1)
+        ]
+        parts = plan_parts(legs, boundary if len(models) == 2 else 0.0)
+        sampling = MotionSampling(models, prompts, cfg, host.sampler_object(sampler_name))
+        latent = sampling.run(parts, clips, seed)
         return io.NodeOutput(autoencoder.decode_images(vae, latent), {"samples": latent})
 
 
@@ -170,40 +238,85 @@ def _check_experts(experts: list[Any]) -> int:
     return found[0]
 
 
-def _sample(
-    experts: list[Any],
-    parts: tuple[torch.Tensor, ...],
-    start: Start,
-    prompts: tuple[Any, Any],
-    cfg: float,
-    sampler_name: str,
-    seed: int,
-) -> torch.Tensor:
-    """Sample with one expert after the other, handing over the noisy latent between them."""
-    latent = start.latent
-    noise = host.SeededNoise(seed).generate_noise({"samples": latent})
-    positive, negative = (host.extend_conditioning(p, start.conditions) for p in prompts)
-    done = 0
-    with host.SamplingProgress(experts[0], sum(len(part) - 1 for part in parts)) as progress:
-        for model, sigmas in zip(experts, parts, strict=True):
-            if len(sigmas) < 2:
-                continue
-            result = host.sample(
-                host.motion_guider(model, positive, negative, cfg),
-                noise,
-                latent,
-                host.sampler_object(sampler_name),
-                sigmas,
-                mask=start.mask,
-                callback=progress.callback(done, first_frame=1),
-                seed=seed,
-            )
-            latent = keep_clean(result, start.latent, start.mask)
-            # The second expert goes on from the noise that is left; nothing new is added.
-            noise = torch.zeros_like(noise)
-            done += len(sigmas) - 1
-            progress.finish(done)
-    return latent
+def _photos(photo: torch.Tensor, legs: list[Leg], fit: str) -> list[torch.Tensor]:
+    """Return the photo at the size of every leg, all framed as in the last one, the clip itself."""
+    *before, clip = legs
+    return [
+        *(large_photo(photo, leg, clip, fit) for leg in before),
+        fit_frames(photo, clip.width, clip.height, fit),
+    ]
+
+
+@dataclass(frozen=True)
+class MotionSampling:
+    """One run of Stage I over ComfyUI's own sampling.
+
+    Attributes
+    ----------
+    models
+        The experts, or the only model.
+    prompts
+        Positive and negative CONDITIONING.
+    cfg
+        Guidance.
+    sampler
+        SAMPLER of every part.
+    """
+
+    models: list[Any]
+    prompts: tuple[Any, Any]
+    cfg: float
+    sampler: Any
+
+    def run(self, parts: list[Part], clips: list[list[Start]], seed: int) -> torch.Tensor:
+        """Sample part after part, each for every clip, and return the latent of all clips.
+
+        One clip at a time, so that it is what it would be alone and memory does not grow; all clips
+        of a part before the next one, so that every expert is loaded once.
+
+        Parameters
+        ----------
+        parts
+            In order.
+        clips
+            For every clip one start for every leg.
+        seed
+            Chooses the noise of every leg; further clips take the next seeds.
+        """
+        latents, done = [starts[0].latent for starts in clips], 0
+        steps = sum(len(part.sigmas) - 1 for part in parts)
+        with host.SamplingProgress(self.models[0], steps * len(clips)) as progress:
+            for part, (index, starts) in product(parts, enumerate(clips)):
+                callback = progress.callback(done, first_frame=1)
+                latents[index] = self._sample(
+                    part, starts[part.leg], latents[index], clip_seed(seed, index), callback
+                )
+                done += len(part.sigmas) - 1
+                progress.finish(done)
+        return torch.cat(latents)
+
+    def _sample(
+        self, part: Part, start: Start, latent: torch.Tensor, seed: int, callback: Callable[..., None]
+    ) -> torch.Tensor:
+        """Sample one part, from the latent that the part before it left."""
+        if latent.shape != start.latent.shape:
+            latent = keep_clean(shrink(latent, *start.latent.shape[-2:]), start.latent, start.mask)
+        noise = torch.zeros_like(latent)
+        if part.adds_noise:
+            # ComfyUI adds it as (1 - s) * latent + s * noise, which is also what reshifting asks for.
+            noise = host.SeededNoise(seed).generate_noise({"samples": latent})
+        positive, negative = (host.extend_conditioning(p, start.conditions) for p in self.prompts)
+        result = host.sample(
+            host.motion_guider(self.models[part.expert], positive, negative, self.cfg),
+            noise,
+            latent,
+            self.sampler,
+            part.sigmas,
+            mask=start.mask,
+            callback=callback,
+            seed=seed,
+        )
+        return keep_clean(result, start.latent, start.mask)
 
 
 class CameraMotion(io.ComfyNode):
@@ -227,8 +340,7 @@ class CameraMotion(io.ComfyNode):
             search_aliases=["ken burns", "pan zoom", "camera move", "swifti2v"],
             inputs=[
                 io.Image.Input(
-                    "image",
-                    tooltip="The photo, one image; the larger it is, the sharper a zoom stays.",
+                    "image", tooltip=f"{widgets.PHOTOS} The larger it is, the sharper a zoom stays."
                 ),
                 *widgets.size(640, 352, 32, SIZE_RULE),
                 widgets.frames("the clip"),
@@ -294,7 +406,8 @@ class CameraMotion(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    display_name="frames", tooltip="The motion clip, for SwiftI2V Anchor Encode."
+                    display_name="frames",
+                    tooltip="The motion clip, for SwiftI2V Anchor Encode; clip after clip for a batch.",
                 )
             ],
         )
@@ -316,9 +429,21 @@ class CameraMotion(io.ComfyNode):
         seed: int,
         fit: str,
     ) -> io.NodeOutput:
-        checks.photo(image)
+        checks.image(image, "The photo")
         check_size(width, height)
         latent_frame_count(frames)
         move = camera.CameraMove(pan_x, pan_y, zoom, rotate, tilt, sway, easing, seed)
-        report = host.frame_progress(frames)
-        return io.NodeOutput(camera.camera_motion(image, width, height, frames, move, fit, report))
+        report = host.frame_progress(frames * len(image))
+        clips = [
+            camera.camera_motion(
+                photo,
+                width,
+                height,
+                frames,
+                replace(move, seed=clip_seed(seed, index)),
+                fit,
+                after(report, index * frames),
+            )
+            for index, photo in enumerate(image.split(1))
+        ]
+        return io.NodeOutput(torch.cat(clips))

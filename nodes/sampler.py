@@ -11,7 +11,9 @@ import torch
 from comfy_api.latest import io
 
 from ..swifti2v_core.attention import ReadOnlyContext
+from ..swifti2v_core.drift import check_drift_control, match_statistics
 from ..swifti2v_core.geometry import pixel_size, tokens_per_latent_frame
+from ..swifti2v_core.guidance import STRONGEST, check_reference_strength
 from ..swifti2v_core.plan import Segment, clamped_positions, plan_segments, true_positions, window_tokens
 from ..swifti2v_core.segments import clean_mask, keep_finished, run_segments, take_window
 from ..swifti2v_core.sigmas import check_denoise
@@ -36,12 +38,15 @@ class WindowOptions:
         One of `CONTEXTS`.
     time_positions
         A key of `POSITIONS`.
+    reference_strength
+        How much the noisy frames follow the reference channels, 0..2; 1 for plain weights.
     """
 
     segment_frames: int
     neighbors: int
     context: str
     time_positions: str
+    reference_strength: float = 1.0
 
     def plan(self, latent_frames: int) -> list[Segment]:
         """Return the segments of a clip; raises ValueError if the options do not fit it."""
@@ -58,7 +63,7 @@ class WindowOptions:
         """Return what the model must know of a window of a pixel size."""
         clean_tokens = segment.clean * tokens_per_latent_frame(height, width)
         read_only = ReadOnlyContext(clean_tokens) if self.context == "read-only" else None
-        return WindowView(self.positions(segment), segment.clean, read_only)
+        return WindowView(self.positions(segment), segment.clean, read_only, self.reference_strength)
 
 
 def _window_inputs() -> list[io.Input]:
@@ -102,6 +107,59 @@ def _window_inputs() -> list[io.Input]:
             "of more than 121 frames that change late in the clip.",
         ),
     ]
+
+
+def _reference_strength_input() -> io.Float.Input:
+    return io.Float.Input(
+        "reference_strength",
+        default=1.0,
+        min=0.0,
+        max=STRONGEST,
+        step=0.05,
+        round=0.01,
+        optional=True,
+        advanced=True,
+        tooltip="How much the frames follow the motion reference. Concat weights only; plain ones have "
+        "denoise for it. Default 1: as trained. 0: not at all. Below 1 the model invents more, above 1 "
+        "it clings to the reference. From 0 to 2; anything but 0 and 1 runs the model twice per step, "
+        "which takes twice the time and, in read-only context, twice the memory kept.",
+    )
+
+
+def _drift_control_input() -> io.Float.Input:
+    return io.Float.Input(
+        "drift_control",
+        default=0.5,
+        min=0.0,
+        max=1.0,
+        step=0.05,
+        round=0.01,
+        optional=True,
+        advanced=True,
+        tooltip="How far finished frames are brought back to the brightness, color and contrast that "
+        "z_ref has over large areas, before the next segment builds on them. Default 0.5, which "
+        "brought most of the gain with the tiny demo model; large ones are not measured. 0: "
+        "not at all, for a Stage II that shall change colors. From 0 to 1; costs no time.",
+    )
+
+
+def _strength_for(kind: str, strength: float) -> float:
+    """Return the reference strength that weights of a kind can have, and say so if it is another.
+
+    Raises
+    ------
+    ValueError
+        If the strength is out of range.
+    """
+    check_reference_strength(strength)
+    if kind == "plain" and strength != 1:
+        host.logger.warning(
+            "reference_strength is %s, but plain weights have no reference channels, so it has no "
+            "influence; set it to 1 and lower denoise (or the first sigma) to follow the reference more.",
+            strength,
+        )
+        return 1.0
+    return strength
 
 
 def _z_ref_input() -> io.Latent.Input:
@@ -158,6 +216,8 @@ class SegmentSampler(io.ComfyNode):
                 ),
                 *_window_inputs(),
                 widgets.timesteps(),
+                _reference_strength_input(),
+                _drift_control_input(),
             ],
             outputs=[_latent_output()],
         )
@@ -179,11 +239,16 @@ class SegmentSampler(io.ComfyNode):
         positive: Any = None,
         negative: Any = None,
         timesteps: str = "",
+        reference_strength: float = 1.0,
+        drift_control: float = 0.5,
     ) -> io.NodeOutput:
         kind = checks.stage_two_model(model)
         reference = checks.reference(z_ref)
-        options = WindowOptions(segment_frames, neighbors, context, time_positions)
+        strength = _strength_for(kind, reference_strength)
+        check_drift_control(drift_control)
+        options = WindowOptions(segment_frames, neighbors, context, time_positions, strength)
         segments = options.plan(reference.shape[2])
+        checks.whole_windows(model, segments)
         check_denoise(denoise)
         sigmas = widgets.schedule(model, steps, timesteps, denoise)
         prompts = checks.prompts(model, positive, negative)
@@ -199,6 +264,7 @@ class SegmentSampler(io.ComfyNode):
             sampler=host.sampler_object(sampler_name),
             sigmas=sigmas,
             options=options,
+            drift_control=drift_control,
         )
         latents = reference.to(torch.float32, copy=True)
         return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments)})
@@ -261,6 +327,8 @@ class SegmentSamplerAdvanced(io.ComfyNode):
                     tooltip="Segment before which to stop, to look at the beginning of a long clip. "
                     "Default 0: make all. The frames after it stay as in the reference.",
                 ),
+                _reference_strength_input(),
+                _drift_control_input(),
             ],
             outputs=[_latent_output()],
         )
@@ -280,20 +348,25 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         latent: dict[str, Any] | None = None,
         start_segment: int = 0,
         end_segment: int = 0,
+        reference_strength: float = 1.0,
+        drift_control: float = 0.5,
     ) -> io.NodeOutput:
         checks.custom_sampling(noise, guider, sampler, sigmas)
         kind = checks.stage_two_model(guider.model_patcher)
         checks.guider_conditions(guider)
         reference = checks.reference(z_ref)
-        options = WindowOptions(segment_frames, neighbors, context, time_positions)
+        strength = _strength_for(kind, reference_strength)
+        check_drift_control(drift_control)
+        options = WindowOptions(segment_frames, neighbors, context, time_positions, strength)
         segments = options.plan(reference.shape[2])
+        checks.whole_windows(guider.model_patcher, segments)
         start, end = checks.segment_range(start_segment, end_segment, len(segments), latent is not None)
         latents = reference.to(torch.float32, copy=True)
         if latent is not None:
             given = checks.stage_two_latent(latent, "latent")
             checks.same_shape(given, reference)
             keep_finished(latents, given, segments[start])
-        sampling = SegmentSampling(kind, guider, noise, sampler, sigmas, options)
+        sampling = SegmentSampling(kind, guider, noise, sampler, sigmas, options, drift_control)
         return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments[:end], start)})
 
 
@@ -309,6 +382,8 @@ class SegmentSampling:
         As ComfyUI's sockets carry them; none is changed.
     options
         How windows are cut.
+    drift_control
+        How far finished frames are brought back to the reference's statistics, 0..1.
     """
 
     kind: str
@@ -317,6 +392,7 @@ class SegmentSampling:
     sampler: Any
     sigmas: torch.Tensor
     options: WindowOptions
+    drift_control: float
 
     def run(
         self,
@@ -390,4 +466,5 @@ class SegmentSampling:
             seed=(self.noise.seed + segment.index) % 2**64,
         )
         checks.finite_segment(result, segment)
-        return result
+        # The window's noisy frames came from z_ref: the same frames of the clip, before Stage II.
+        return match_statistics(result, window, self.drift_control)

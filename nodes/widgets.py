@@ -10,6 +10,12 @@ from comfy_api.latest import io
 from ..swifti2v_core.sigmas import RECIPE_SHIFT, even_timesteps, flow_sigmas, parse_timesteps
 from . import host
 
+PHOTOS = (
+    "The photo, one image of any size. A batch is several photos, not the frames of a video: each makes "
+    "a clip of its own, as if run alone with the seed, the seed + 1, and so on."
+)
+"""What an image socket of Stage I takes."""
+
 
 def seed(what: str) -> io.Int.Input:
     """Return the seed widget of a node that draws ``what``."""
@@ -20,7 +26,7 @@ def seed(what: str) -> io.Int.Input:
         max=0xFFFFFFFFFFFFFFFF,
         control_after_generate=True,
         tooltip=f"Chooses {what}. The same seed gives the same video, bit for bit, whatever the "
-        "preview or progress settings.",
+        "preview or progress settings. Further clips of a batch take the next seeds.",
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..swifti2v_core.attention import ReadOnlyContext
+from ..swifti2v_core.guidance import Reference, inputs_to_run, mix_predictions, predictions_per_step
 from .attention import READ_ONLY, ReadOnlyForward
 
 KEY = "SwiftI2V"
@@ -34,11 +35,14 @@ class WindowView:
         Number of leading clean frames.
     read_only
         Kept keys and values of the clean frames, or None for bidirectional context.
+    reference_strength
+        How much the noisy frames follow the reference channels, see `guidance.mix_predictions`.
     """
 
     positions: tuple[int, ...]
     clean: int
     read_only: ReadOnlyContext | None = None
+    reference_strength: float = 1.0
 
 
 @torch.compiler.disable(recursive=False)
@@ -56,6 +60,9 @@ def window_forward(
 
     ``WanModel._forward`` numbers the frames 0, 1, 2, …; core's context windows cannot say otherwise.
     So the network's ``forward_orig`` is called with rotary frequencies put together per frame.
+
+    A reference strength runs it twice, here and not around the sampler's guidance: all that is
+    wrapped around the network, ComfyUI's or the user's, keeps seeing one forward per condition.
 
     Not compiled itself (the network below it is): ComfyUI's TorchCompileModel drops guards on the
     transformer options, which would freeze the first window's positions into the graph.
@@ -81,22 +88,26 @@ def window_forward(
     options = {} if transformer_options is None else transformer_options
     view: WindowView = options[KEY]
     network = executor.class_obj
-    read_only = _read_only(view, options)
-    skipped = view.clean if read_only is not None and read_only.noisy_alone else 0
-    noisy_timestep = timestep[:, skipped:] if timestep.ndim > 1 else timestep
-    options[READ_ONLY] = read_only
-    result = network.forward_orig(
-        x[:, :, skipped:],
-        noisy_timestep,
-        context,
-        clip_fea=clip_fea,
-        freqs=_frequencies(network, x, view.positions[skipped:], options),
-        transformer_options=options,
-        **kwargs,
-    )
-    # Clean frames are replaced by the sampler's mask; any value will do.
-    missing = (0, 0, 0, 0, skipped, 0)
-    return torch.nn.functional.pad(result, missing) if skipped else result
+    predictions: dict[Reference, torch.Tensor] = {}
+    # No function of its own: a compiled network must begin at forward_orig, see above.
+    for reference, inputs in inputs_to_run(x, view.clean, view.reference_strength).items():
+        read_only = _read_only(view, options, reference)
+        skipped = view.clean if read_only is not None and read_only.noisy_alone else 0
+        noisy_timestep = timestep[:, skipped:] if timestep.ndim > 1 else timestep
+        options[READ_ONLY] = read_only
+        result = network.forward_orig(
+            inputs[:, :, skipped:],
+            noisy_timestep,
+            context,
+            clip_fea=clip_fea,
+            freqs=_frequencies(network, x, view.positions[skipped:], options),
+            transformer_options=options,
+            **kwargs,
+        )
+        # Clean frames are replaced by the sampler's mask; any value will do.
+        missing = (0, 0, 0, 0, skipped, 0)
+        predictions[reference] = torch.nn.functional.pad(result, missing) if skipped else result
+    return mix_predictions(predictions, view.reference_strength)
 
 
 def _frequencies(
@@ -120,10 +131,10 @@ def _frequencies(
     return torch.cat(parts, dim=1)
 
 
-def _read_only(view: WindowView, options: dict[str, Any]) -> ReadOnlyForward | None:
+def _read_only(view: WindowView, options: dict[str, Any], reference: Reference) -> ReadOnlyForward | None:
     if view.read_only is None:
         return None
-    conditioning = _conditioning(options)
+    conditioning = (*_conditioning(options), reference)
     return ReadOnlyForward(view.read_only, conditioning, view.read_only.holds(conditioning))
 
 
@@ -144,13 +155,15 @@ def kept_bytes(model: Any, view: WindowView, conditions: int) -> int:
     model
         The MODEL.
     conditions
-        Number of conditions that are run in a step; each has keys and values of its own.
+        Number of conditions that are run in a step; each has keys and values of its own, and so has
+        each with the reference dropped.
     """
     if view.read_only is None:
         return 0
     network = model.get_model_object("diffusion_model")
     element_size = model.model.get_dtype_inference().itemsize
-    return conditions * view.read_only.kept_bytes(len(network.blocks), network.dim, element_size)
+    forwards = conditions * predictions_per_step(view.reference_strength)
+    return forwards * view.read_only.kept_bytes(len(network.blocks), network.dim, element_size)
 
 
 def count_kept_context(

@@ -15,6 +15,15 @@ def silent(done: int) -> None:
     """Report nothing."""
 
 
+def after(report: Report, start: int) -> Report:
+    """Return the report of a loop that begins when ``start`` frames are done."""
+
+    def report_sum(done: int) -> None:
+        report(start + done)
+
+    return report_sum
+
+
 def to_bytes(frames: Tensor) -> Tensor:
     """Return frames of 0..1 as ``uint8`` on their own device, rounded to the nearest level."""
     return (frames * 255 + 0.5).clamp_(0, 255).to(torch.uint8)

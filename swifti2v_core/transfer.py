@@ -1,12 +1,43 @@
-"""Tensors on their way from the computing device to host memory."""
+"""Tensors on their way between the computing device and host memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 
 import torch
 from torch import Tensor
 from torch.cuda import Event, current_stream
+
+
+class Shelf:
+    """Host memory where tensors rest between their turns; taken once and written over every time.
+
+    Parameters
+    ----------
+    pin
+        Asks for a tensor of host memory to be pinned, so that copies run at full speed and the program
+        does not wait for them; it may refuse.
+    """
+
+    def __init__(self, pin: Callable[[Tensor], object]) -> None:
+        self._pin = pin
+        self._resting: dict[Hashable, Tensor] = {}
+
+    def put(self, tensors: dict[Hashable, Tensor]) -> None:
+        """Copy tensors to the shelf."""
+        for name, tensor in tensors.items():
+            if name not in self._resting:
+                self._resting[name] = torch.empty_like(tensor, device="cpu")
+                self._pin(self._resting[name])
+            place = self._resting[name]
+            place.copy_(tensor, non_blocking=place.is_pinned())
+
+    def take(self, device: torch.device) -> dict[Hashable, Tensor]:
+        """Return copies of what rests, on a device."""
+        return {
+            name: tensor.to(device, copy=True, non_blocking=tensor.is_pinned())
+            for name, tensor in self._resting.items()
+        }
 
 
 def to_host(tensor: Tensor) -> Tensor:

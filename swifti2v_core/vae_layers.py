@@ -1,9 +1,9 @@
 """The layers of the Wan autoencoders, run some frames at a time over the host's own modules and weights.
 
 Tensors are ``[B, F, H, W, C]`` and contiguous: channels last, which is what convolutions on a GPU are
-fastest with, what makes a norm over channels one pass, and what keeps a frame in one piece. A causal
-convolution finds the newest frames of its last turn in a `Memory` and gets them and its activated input in
-one tensor, written once: nothing is padded, cloned or put together again.
+fastest with, what lets PyTorch's norm over channels do with one pass (from version 2.9 on), and what keeps
+a frame in one piece. A causal convolution finds the newest frames of its last turn in a `Memory` and gets
+them and its activated input in one tensor, written once: nothing is padded, cloned or put together again.
 
 Both families are known: Wan2.2 (48 channels, ``comfy/ldm/wan/vae2_2.py``) and Wan2.1 (16 channels,
 ``comfy/ldm/wan/vae.py``). The modules' own ``forward`` differs between versions of ComfyUI in how many
@@ -12,7 +12,7 @@ frames it must be given; the layers do not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ REMEMBERED = 2
 EPSILON = 1e-24
 """Keeps the norm of an all-zero pixel zero, as the host's lower bound of 1e-12 on the length does."""
 
-Memory = dict[Any, Tensor]
+Memory = dict[Hashable, Tensor]
 """Newest input frames of every causal convolution, by its module."""
 
 
@@ -224,7 +224,8 @@ def _reduced(resample: Any, x: Tensor, memory: Memory) -> Tensor:
 def _averaged(x: Tensor, shortcut: Any) -> Tensor:
     """Return a stage's input averaged down, in the host's order of channel, time, row and column."""
     time, side = shortcut.factor_t, shortcut.factor_s
-    x = F.pad(x, (0, 0, 0, 0, 0, 0, -x.shape[1] % time, 0))
+    missing = -x.shape[1] % time
+    x = F.pad(x, (0, 0, 0, 0, 0, 0, missing, 0)) if missing else x
     batch, count, height, width, channels = x.shape
     cells = x.view(batch, count // time, time, height // side, side, width // side, side, channels)
     cells = cells.permute(0, 1, 3, 5, 7, 2, 4, 6)

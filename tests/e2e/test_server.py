@@ -201,9 +201,9 @@ def test_a_mistake_reaches_the_user_as_a_sentence(play, graph):
 
 def test_the_server_lists_our_nodes_workflows_and_no_import_error(server, workspace):
     nodes = [name for name in server.get("/object_info") if name.startswith("SwiftI2V_")]
-    assert len(nodes) == 9
+    assert len(nodes) == 10
     listed = server.get("/workflow_templates")
-    assert set(listed["swifti2v"]) >= {"swifti2v_demo", "swifti2v_2k_wan22"}
+    assert set(listed["swifti2v"]) >= {"swifti2v_demo", "swifti2v_2k_wan22", "swifti2v_refine"}
     log = (workspace / "server.log").read_text(errors="replace")
     assert not any("swifti2v" in line and "IMPORT FAILED" in line for line in log.splitlines())
 
@@ -258,14 +258,21 @@ def stand_ins(workspace):
         path.unlink()
 
 
-def test_the_2k_workflow_is_refused_only_for_its_missing_files(play, graph):
-    prompt = graph("swifti2v_2k_wan22", {"LoadImage": {"image": PHOTO}})
+@pytest.mark.parametrize(
+    ("name", "missing", "count"),
+    [
+        ("swifti2v_2k_wan22", ("wan2.2_i2v_high_noise_14B", "wan_2.1_vae"), 7),
+        ("swifti2v_refine", (), 3),
+    ],
+)
+def test_graphs_of_public_weights_are_refused_only_for_missing_files(play, graph, name, missing, count):
+    prompt = graph(name, {"LoadImage": {"image": PHOTO}})
     with pytest.raises(dev.DevError) as refusal:
         play(prompt)
     message = str(refusal.value)
-    for name in ("wan2.2_i2v_high_noise_14B", "wan_2.1_vae", "wan2.2_vae", "umt5_xxl", "wan2.2_ti2v_5B"):
-        assert name in message
-    assert message.count("not in") >= 7  # files, and nothing else
+    for file in (*missing, "wan2.2_vae", "umt5_xxl", "wan2.2_ti2v_5B"):
+        assert file in message
+    assert message.count("not in") >= count  # files, and nothing else
     assert "Required input is missing" not in message
 
 

@@ -17,6 +17,7 @@ import torch
 from comfy.ldm.wan.model import WanModel
 from comfy.ldm.wan.vae import WanVAE
 from safetensors.torch import save_file
+from torch.torch_version import TorchVersion
 
 SIZED = ("SwiftI2V_MotionSampler", "SwiftI2V_CameraMotion", "SwiftI2V_AnchorEncode")
 SEGMENTS = ("SwiftI2V_SegmentSampler", "SwiftI2V_SegmentSamplerAdvanced")
@@ -578,12 +579,13 @@ NOT_FINITE = [
 ]
 
 BATCHES = [
-    *cases(
-        SIZED,
-        "batch of 2 images",
-        "one photo makes one clip",
-        "pick one with ImageFromBatch",
+    case(
+        "SwiftI2V_AnchorEncode",
+        "The motion clip has 9 frames for 2 photos",
+        "one clip for each photo",
+        "nearest valid number of frames is 10",
         image=lambda kit: kit.image.repeat(2, 1, 1, 1),
+        motion=torch.rand(9, 48, 64, 3),
     ),
     case(
         "SwiftI2V_DecodeToVideo",
@@ -858,6 +860,13 @@ def test_a_missing_compiler_is_said_before_loading(
     sentence = refused(node_id, compile_blocks=True)
     for word in ("compile_blocks is on", "switch compile_blocks off", *words):
         assert word in sentence
+
+
+@pytest.mark.parametrize("node_id", ["SwiftI2V_LoadStageI", "SwiftI2V_LoadStageII"])
+def test_an_old_pytorch_is_said_before_loading(pack, refused, monkeypatch, node_id):
+    facts(pack, monkeypatch, "cpu", True, ["g++"], "linux")
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.7.1+cu128"))
+    assert "needs PyTorch 2.8 and this is 2.7.1+cu128; update" in refused(node_id, compile_blocks=True)
 
 
 @pytest.mark.parametrize(

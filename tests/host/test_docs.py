@@ -14,6 +14,7 @@ NODES = (
     "SwiftI2V_AnchorEncode",
     "SwiftI2V_SegmentSampler",
     "SwiftI2V_SegmentSamplerAdvanced",
+    "SwiftI2V_TemporalWindows",
     "SwiftI2V_TiledVAEDecode",
     "SwiftI2V_DecodeToVideo",
 )

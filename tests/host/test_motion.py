@@ -1,55 +1,10 @@
 """Stage I against the host's own nodes: both kinds of model, one and two experts."""
 
-import comfy.sd
 import pytest
 import torch
 from comfy.ldm.wan.model import WanModel
-from comfy.ldm.wan.vae import WanVAE
 
 import nodes as host_nodes
-
-
-def random_state(module, seed):
-    generator = torch.Generator().manual_seed(seed)
-    return {k: torch.randn(v.shape, generator=generator) * 0.08 for k, v in module.state_dict().items()}
-
-
-@pytest.fixture(scope="module")
-def experts(pack):
-    """Two random models with the channels of Wan2.2-I2V-A14B: 36 in, 16 out."""
-    import comfy.ops
-
-    def make(seed):
-        network = WanModel(
-            in_dim=36,
-            out_dim=16,
-            dim=128,
-            ffn_dim=64,
-            num_heads=1,
-            num_layers=2,
-            operations=comfy.ops.manual_cast,
-        )
-        model = comfy.sd.load_diffusion_model_state_dict(random_state(network, seed))
-        return pack.host.with_shift(model, 5.0)
-
-    return make(0), make(1)
-
-
-@pytest.fixture(scope="module")
-def vae16():
-    """A random Wan2.1 VAE, small."""
-    network = WanVAE(
-        dim=8,
-        z_dim=16,
-        dim_mult=[1, 2, 4, 4],
-        num_res_blocks=2,
-        attn_scales=[],
-        temperal_downsample=[False, True, True],
-        dropout=0.0,
-    )
-    state = random_state(network, 2)
-    state = {k: v + 1 if k.endswith("gamma") else v for k, v in state.items()}
-    return comfy.sd.VAE(sd=state)
 
 
 def host_a14b(experts, vae, photo, text, width, height, frames, steps, switch, cfg):

@@ -28,7 +28,7 @@ def advanced(run, model, text, z_ref, cfg=1.0, sampler="euler", seed=3, sigmas=N
         sampler=comfy.samplers.sampler_object(sampler),
         sigmas=torch.tensor([1.0, 0.9375, 5 / 6, 0.625, 0.0]) if sigmas is None else sigmas,
         z_ref=z_ref,
-        **options,
+        **{"drift_control": 0.0, **options},  # the host has none
     )[0]["samples"]
 
 
@@ -67,8 +67,11 @@ def test_the_simple_node_is_the_advanced_one_with_the_usual_sockets(run, stage_t
         negative=text[1],
         seed=3,
         cfg=3.0,
+        drift_control=0.3,
+        reference_strength=0.8,
     )[0]["samples"]
-    assert torch.equal(simple, advanced(run, stage_two, text, z_ref, cfg=3.0))
+    same_options = {"cfg": 3.0, "drift_control": 0.3, "reference_strength": 0.8}
+    assert torch.equal(simple, advanced(run, stage_two, text, z_ref, **same_options))
 
 
 def test_unconnected_prompts_are_the_zeros_the_tiny_models_know(run, stage_two, z_ref):
@@ -401,8 +404,11 @@ def state_of(model, guider, noise, text, z_ref):
 
 
 @pytest.mark.parametrize("context", ["bidirectional", "read-only"])
+@pytest.mark.parametrize("reference_strength", [1.0, 0.5])
 @pytest.mark.parametrize("cancelled", [False, True])
-def test_inputs_are_as_before(run, stage_two, text, z_ref, context, cancelled, monkeypatch):
+def test_inputs_are_as_before(
+    run, stage_two, text, z_ref, context, reference_strength, cancelled, monkeypatch
+):
     model, noise = stage_two.clone(), noise_of(3)
     guider = guider_of(model, text, 3.0)
     before = state_of(model, guider, noise, text, z_ref)
@@ -426,6 +432,7 @@ def test_inputs_are_as_before(run, stage_two, text, z_ref, context, cancelled, m
             sigmas=torch.tensor([1.0, 0.8, 0.6, 0.0]),
             z_ref=z_ref,
             context=context,
+            reference_strength=reference_strength,
         )
 
     if cancelled:

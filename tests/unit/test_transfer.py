@@ -56,3 +56,17 @@ def test_without_pinned_memory_copies_are_plain(monkeypatch):
 
     monkeypatch.setattr(transfer.torch, "empty", refused)
     assert transfer.to_host(OnCuda()) == "copied to cpu"
+
+
+def test_a_shelf_gives_back_what_was_put_last_and_pins_once():
+    pinned = []
+    shelf = transfer.Shelf(pinned.append)
+    assert shelf.take(torch.device("cpu")) == {}
+    for value in (1.0, 2.0):
+        shelf.put({"a": torch.full((3,), value), "b": torch.full((2, 2), -value)})
+    taken = shelf.take(torch.device("cpu"))
+    assert torch.equal(taken["a"], torch.full((3,), 2.0))
+    assert torch.equal(taken["b"], torch.full((2, 2), -2.0))
+    assert len(pinned) == 2
+    taken["a"].zero_()  # a strip works on its memory in place
+    assert torch.equal(shelf.take(torch.device("cpu"))["a"], torch.full((3,), 2.0))

@@ -162,17 +162,17 @@ def tiny_stage_two(graph: Graph, vae: Output, reference: Output, prefix: str) ->
     graph.column(400)
     model = graph.node("SwiftI2V_LoadStageII", model_name=TINY_STAGE_TWO, lora="none")["model"]
     sampler = graph.node("SwiftI2V_SegmentSampler", picture=PREVIEW, model=model, z_ref=reference, seed=1)
-    output(graph, sampler, vae, prefix)
+    output(graph, sampler["latent"], vae, prefix)
 
 
-def output(graph: Graph, sampler: Node, vae: Output, prefix: str) -> None:
+def output(graph: Graph, latent: Output, vae: Output, prefix: str) -> None:
     """Add the node that writes the video."""
     graph.group("Output", OUTPUT)
     graph.column(560)
     graph.node(
         "SwiftI2V_DecodeToVideo",
         picture=VIDEO,
-        samples=sampler["latent"],
+        samples=latent,
         vae=vae,
         filename_prefix=prefix,
     )
@@ -251,12 +251,7 @@ def swifti2v_2k_wan22(graph: Graph) -> None:
     reference = graph.node("SwiftI2V_AnchorEncode", image=photo, motion=motion, vae=vae)["z_ref"]
     graph.group("Stage II: detail", STAGE_TWO)
     graph.column(400)
-    model = graph.node(
-        "SwiftI2V_LoadStageII",
-        models=model_files(WAN22, "diffusion_models", TI2V),
-        model_name=TI2V,
-        lora="none",
-    )["model"]
+    model = wan_ti2v(graph)
     sampler = graph.node(
         "SwiftI2V_SegmentSampler",
         picture=PREVIEW,
@@ -269,7 +264,73 @@ def swifti2v_2k_wan22(graph: Graph) -> None:
         cfg=5,
         denoise=0.5,
     )
-    output(graph, sampler, vae, "video/SwiftI2V_2K")
+    output(graph, sampler["latent"], vae, "video/SwiftI2V_2K")
+
+
+NOTE_REFINE = f"""\
+# Refine the whole clip at once
+
+**Files.** ComfyUI lists what is missing and offers to download it:
+- models/diffusion_models: {TI2V}
+- models/text_encoders: {UMT5}
+- models/vae: wan2.2_vae.safetensors
+
+**What it does**
+1. **Stage I** moves a camera over the photo. Any clip does as well: connect its frames to **motion**.
+2. **Reference**: the clip is enlarged to 2560x1408, the photo becomes frame 0.
+3. **Refiner**: ComfyUI's own **KSampler** starts from that latent and redraws all 21 latent frames in one \
+sampling of few steps. **Temporal Window Attention** lets them attend inside windows of **window_frames** \
+that shift from block to block, so that the time grows with the length of the clip and not with its square.
+4. **Output** writes the video. Drop the file on ComfyUI and this graph comes back.
+
+**Settings.** A higher **denoise** adds more detail and keeps less of the clip; 0.4 is a place to start. \
+With TI2V-5B-Turbo: 4 steps and **cfg** 1.
+
+**Unlike in the segment sampler**, the memory grows with the length, and the photo's own frame is redrawn \
+with the others.
+"""
+
+
+def swifti2v_refine(graph: Graph) -> None:
+    """The whole clip refined in one sampling, inside temporal windows."""
+    graph.note(480, 680, NOTE_REFINE)
+    positive, negative = wan_prompts(graph)
+    graph.group("Stage I: motion", STAGE_ONE)
+    graph.column(360)
+    photo = graph.node("LoadImage", image="example.png", picture=PHOTO)["IMAGE"]
+    motion = graph.node("SwiftI2V_CameraMotion", image=photo)["frames"]
+    graph.group("Reference", REFERENCE)
+    graph.column(400)
+    vae = wan_vae(graph, "Load VAE", "wan2.2_vae.safetensors")
+    reference = graph.node("SwiftI2V_AnchorEncode", image=photo, motion=motion, vae=vae)["z_ref"]
+    graph.group("Refiner: all frames at once", STAGE_TWO)
+    graph.column(400)
+    model = graph.node("SwiftI2V_TemporalWindows", model=wan_ti2v(graph))["model"]
+    sampler = graph.node(
+        "KSampler",
+        picture=PREVIEW,
+        model=model,
+        seed=1,
+        steps=10,
+        cfg=5,
+        sampler_name="euler",
+        scheduler="simple",
+        positive=positive,
+        negative=negative,
+        latent_image=reference,
+        denoise=0.4,
+    )
+    output(graph, sampler["LATENT"], vae, "video/SwiftI2V_refined")
+
+
+def wan_ti2v(graph: Graph) -> Output:
+    """Add the loader of plain TI2V-5B."""
+    return graph.node(
+        "SwiftI2V_LoadStageII",
+        models=model_files(WAN22, "diffusion_models", TI2V),
+        model_name=TI2V,
+        lora="none",
+    )["model"]
 
 
 def wan_prompts(graph: Graph) -> tuple[Output, Output]:
@@ -312,4 +373,4 @@ def wan_experts(graph: Graph) -> Node:
     )
 
 
-ALL = (swifti2v_demo, swifti2v_demo_model_motion, swifti2v_2k_wan22, swifti2v_any_motion)
+ALL = (swifti2v_demo, swifti2v_demo_model_motion, swifti2v_2k_wan22, swifti2v_refine, swifti2v_any_motion)

@@ -1,0 +1,92 @@
+"""How strongly the noisy frames follow the reference: two predictions, with it and without it.
+
+Concat weights read ``z_ref`` in channels of their own, which can be left out: the reference is
+*dropped* where these channels are zero. Between and beyond the two predictions lies every strength,
+in the manner of classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Reference = Literal["followed", "dropped"]
+"""What a forward of the network is given."""
+
+LATENT_CHANNELS = 48
+"""Channels of the noisy latent; those after them hold the reference."""
+
+STRONGEST = 2.0
+"""Largest strength: as far beyond the reference as the dropped prediction lies before it."""
+
+
+def check_reference_strength(strength: float) -> None:
+    """Raise ValueError unless ``strength`` lies in 0..2."""
+    if not 0 <= strength <= STRONGEST:  # also false for NaN
+        nearest = STRONGEST if strength > STRONGEST else 0 if strength < 0 else 1
+        raise ValueError(
+            f"reference_strength is {strength:g}, but must be from 0 to {STRONGEST:g}; "
+            f"the nearest valid value is {nearest:g}."
+        )
+
+
+def predictions_per_step(strength: float) -> int:
+    """Return how many forwards a step takes: 1 with the reference alone or without it, else 2."""
+    return 1 if strength in (0, 1) else 2
+
+
+def drop_reference(inputs: Tensor, clean: int) -> Tensor:
+    """Return a network input whose noisy frames have no reference.
+
+    Clean frames keep theirs, which is their own latent and no hint of the motion.
+
+    Parameters
+    ----------
+    inputs
+        ``[B, 96, W, h, w]``: 48 channels of the latent, then 48 of the reference, in the network's
+        own space, where 0 is the mean of all latents. Stays as it is.
+    clean
+        Number of leading clean frames.
+    """
+    dropped = inputs.clone()
+    dropped[:, LATENT_CHANNELS:, clean:] = 0
+    return dropped
+
+
+def inputs_to_run(inputs: Tensor, clean: int, strength: float) -> dict[Reference, Tensor]:
+    """Return the network inputs that a strength needs, see `predictions_per_step`.
+
+    Parameters
+    ----------
+    inputs
+        ``[B, 96, W, h, w]``, see `drop_reference`; with strength 1 any number of channels.
+    clean
+        Number of leading clean frames.
+    strength
+        0..2.
+    """
+    if strength == 1:
+        return {"followed": inputs}
+    dropped = drop_reference(inputs, clean)
+    return {"dropped": dropped} if strength == 0 else {"dropped": dropped, "followed": inputs}
+
+
+def mix_predictions(predictions: dict[Reference, Tensor], strength: float) -> Tensor:
+    """Return ``dropped + strength * (followed - dropped)``, or the only prediction there is.
+
+    Predictions are the velocity of a flow model; the denoised frames, ``x - sigma * velocity``, are
+    then mixed in the same way.
+
+    Parameters
+    ----------
+    predictions
+        What the network made of the inputs from `inputs_to_run`, one shape.
+    strength
+        The same 0..2.
+    """
+    if len(predictions) == 1:
+        return next(iter(predictions.values()))
+    # lerp rounds once, also in half precision.
+    return torch.lerp(predictions["dropped"], predictions["followed"], strength)
