@@ -53,5 +53,5 @@ class TemporalWindows(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, window_frames: int) -> io.NodeOutput:
         check_window_frames(window_frames)
-        checks.model(model, "The model")
+        checks.model(model, "model")
         return io.NodeOutput(host.with_temporal_windows(model, window_frames))

@@ -123,6 +123,7 @@ def kit(pack, stage_one, stage_two, vae, wan21_vae, wan_model, no_wan, checkpoin
         "SwiftI2V_AnchorEncode": {"image": image, "motion": motion, "vae": vae, **size},
         "SwiftI2V_SegmentSampler": {"model": stage_two, "z_ref": latent},
         "SwiftI2V_SegmentSamplerAdvanced": {**custom, "z_ref": latent},
+        "SwiftI2V_TemporalWindows": {"model": stage_two},
         "SwiftI2V_TiledVAEDecode": {"samples": latent, "vae": vae},
         "SwiftI2V_DecodeToVideo": {"samples": latent, "vae": vae},
     }
@@ -430,6 +431,12 @@ MODELS = [
         )
         for socket in ("model_high_noise", "model_low_noise")
     ),
+    case(
+        "SwiftI2V_TemporalWindows",
+        "model is of the class LTXV",
+        "needs a Wan model",
+        model=lambda kit: kit.no_wan,
+    ),
     *both_segment_samplers(
         lambda kit: kit.no_wan,
         "The Stage II model is of the class LTXV",
@@ -439,6 +446,16 @@ MODELS = [
 ]
 
 VALUES = [
+    *(
+        case(
+            "SwiftI2V_TemporalWindows",
+            f"window_frames is {frames}",
+            "must be even and at least 2",
+            f"nearest valid value is {near}",
+            window_frames=frames,
+        )
+        for frames, near in ((5, 6), (1, 2), (0, 2), (-2, 2))
+    ),
     *cases(
         SEGMENTS,
         "z_ref is empty (all zeros)",
@@ -688,6 +705,7 @@ SOCKETS = {
         "z_ref": "LATENT",
         "latent": "LATENT",
     },
+    "SwiftI2V_TemporalWindows": {"model": "MODEL"},
     "SwiftI2V_TiledVAEDecode": {"samples": "LATENT", "vae": "VAE"},
     "SwiftI2V_DecodeToVideo": {"samples": "LATENT", "vae": "VAE"},
 }

@@ -283,17 +283,6 @@ def test_windows_of_segments_that_would_be_cut_are_refused(pack, run, stage_two,
         )
 
 
-@pytest.mark.parametrize(("given", "nearest"), [(5, 6), (1, 2)])
-def test_odd_windows_are_refused(tiny, windowed, given, nearest):
-    with pytest.raises(ValueError, match=f"window_frames is {given}, .* nearest valid value is {nearest}"):
-        windowed(tiny, given)
-
-
-def test_what_is_no_wan_model_is_refused(windowed, z_ref):
-    with pytest.raises(ValueError, match="The model is a LATENT, but must be a MODEL"):
-        windowed(z_ref, 4)
-
-
 @pytest.mark.parametrize(("query", "key"), [(9, 9), (8, 9)])
 def test_references_in_the_sequence_are_refused(attention, query, key):
     parts = [torch.zeros(1, frames * FRAME_TOKENS, 8) for frames in (query, key, key)]
