@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from comfy_api.latest import io
 
-from ..swifti2v_core.geometry import check_size, latent_frame_count
+from ..swifti2v_core.geometry import check_size, latent_frame_count, latent_frame_of
 from ..swifti2v_core.pixels import after
-from ..swifti2v_core.reference import ReferenceSettings, reference_chunks
+from ..swifti2v_core.reference import (
+    KEYFRAME_CLIP_FRAMES,
+    ReferenceSettings,
+    keyframe_chunks,
+    reference_chunks,
+)
 from . import autoencoder, checks, host, widgets
 
 
@@ -60,13 +66,32 @@ class AnchorEncode(io.ComfyNode):
                     tooltip="Gives the motion clip the photo's brightness and color, measured on frame 0 "
                     "and applied to all frames. Default off; turn it on when the clip has a cast.",
                 ),
+                io.Image.Input(
+                    "keyframes",
+                    optional=True,
+                    tooltip="More photos that the video passes through, as a batch: the last frame of a "
+                    "first/last-frame video, for example. Unconnected: the photo alone. The motion should "
+                    "go there, too; connect the output of the same name to the segment sampler.",
+                ),
+                io.String.Input(
+                    "keyframe_times",
+                    default="",
+                    optional=True,
+                    tooltip="Frame number of each keyframe, such as 40, 80: ascending, from 1, at most one "
+                    "every 4 frames. Default empty: spread evenly, the last one on the last frame.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(
                     display_name="z_ref",
                     tooltip="The reference latent; its latent frame 0 is the photo. Save it with "
                     "Save Latent to try several Stage II settings.",
-                )
+                ),
+                io.Latent.Output(
+                    display_name="keyframes",
+                    tooltip="The keyframes and their times, for a segment sampler; nothing without "
+                    "keyframes.",
+                ),
             ],
         )
 
@@ -82,6 +107,8 @@ class AnchorEncode(io.ComfyNode):
         fit: str,
         upscale: str,
         color_match: bool,
+        keyframes: torch.Tensor | None = None,
+        keyframe_times: str = "",
     ) -> io.NodeOutput:
         checks.image(image, "The photo")
         motions = checks.motion_of(motion, len(image)).split(len(motion) // len(image))
@@ -96,14 +123,38 @@ class AnchorEncode(io.ComfyNode):
                 frames,
             )
         settings = ReferenceSettings(width, height, frames, fit, upscale)
+        numbers = checks.keyframe_numbers(keyframes, keyframe_times, frames, len(image))
+        photos = {} if keyframes is None else dict(zip(numbers, keyframes.split(1), strict=True))
 
         def chunks(clip: int, device: torch.device) -> Iterator[torch.Tensor]:
             report = after(host.frame_progress(frames * len(image)), frames * clip)
             photo = image[clip : clip + 1].to(device)
-            return reference_chunks(photo, motions[clip], settings, color_match, report)
+            return reference_chunks(photo, motions[clip], settings, color_match, report, photos)
 
         references = [
             autoencoder.encode_reference(vae, frames, height, width, partial(chunks, clip))
             for clip in range(len(image))
         ]
-        return io.NodeOutput({"samples": torch.cat(references)})
+        aspect = motion.shape[2] / motion.shape[1]
+        stills = [_encode_keyframe(vae, photo, aspect, settings) for photo in photos.values()]
+        return io.NodeOutput({"samples": torch.cat(references)}, _keyframe_latent(stills, numbers))
+
+
+def _encode_keyframe(
+    vae: object, photo: torch.Tensor, motion_aspect: float, settings: ReferenceSettings
+) -> torch.Tensor:
+    """Return the latent frame ``[1, 48, 1, h, w]`` of a moment at which a video shows ``photo``."""
+
+    def chunks(device: torch.device) -> Iterator[torch.Tensor]:
+        return keyframe_chunks(photo.to(device), motion_aspect, settings)
+
+    clip = autoencoder.encode_reference(vae, KEYFRAME_CLIP_FRAMES, settings.height, settings.width, chunks)
+    return clip[:, :, 1:]
+
+
+def _keyframe_latent(stills: list[torch.Tensor], numbers: list[int]) -> dict[str, Any] | None:
+    """Return the LATENT that carries keyframes to a segment sampler, None without any."""
+    if not stills:
+        return None
+    times = [latent_frame_of(number) for number in numbers]
+    return {"samples": torch.cat(stills, dim=2), checks.KEYFRAME_TIMES: times}

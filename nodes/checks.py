@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..swifti2v_core import geometry
+from ..swifti2v_core.keyframes import keyframe_frames
 from . import autoencoder, host, temporal
 
 STAGE_TWO_KINDS = {48: "plain", 96: "concat"}
@@ -27,6 +28,9 @@ FUN_VARIANTS = {
     148: "the Wan2.2-Fun-5B Control variant (48 noisy + 48 control + 4 mask + 48 image channels)",
 }
 """Relatives of TI2V-5B that take other conditions than Stage II gives."""
+
+KEYFRAME_TIMES = "swifti2v_keyframe_times"
+"""Entry of a LATENT of keyframes: the latent frame of the clip that each belongs to."""
 
 COMPILING_TORCH = (2, 8)
 """First version of PyTorch that can be told which guards to keep."""
@@ -224,6 +228,42 @@ def reference(value: Any) -> torch.Tensor:
             "connect SwiftI2V Anchor Encode (Hybrid Reference)."
         )
     return samples
+
+
+def keyframe_numbers(value: Any, text: str, frames: int, photos: int) -> list[int]:
+    """Return the frame numbers of an optional IMAGE of keyframes."""
+    if value is None:
+        if text.strip():
+            host.logger.warning('keyframe_times is "%s", but no keyframes are connected.', text)
+        return []
+    image(value, "keyframes")
+    if photos != 1:
+        raise ValueError(
+            f"The photo is a batch of {photos} images, but keyframes belong to one clip; pick one with "
+            "ImageFromBatch, or disconnect the keyframes."
+        )
+    return keyframe_frames(text, len(value), frames)
+
+
+def keyframe_latents(value: Any, z_ref: torch.Tensor) -> tuple[torch.Tensor | None, list[int]]:
+    """Return the latent frames and times of an optional LATENT of keyframes."""
+    if value is None:
+        return None, []
+    samples = stage_two_latent(value, "keyframes")
+    times = value.get(KEYFRAME_TIMES)
+    if times is None or len(times) != samples.shape[2]:
+        raise ValueError(
+            "keyframes carries no times, which a saved latent loses; connect the output keyframes of "
+            "SwiftI2V Anchor Encode (Hybrid Reference)."
+        )
+    if samples.shape[-2:] != z_ref.shape[-2:]:
+        wide, high = geometry.pixel_size(z_ref)
+        width, height = geometry.pixel_size(samples)
+        raise ValueError(
+            f"keyframes is {width}x{height}, but z_ref is {wide}x{high}; connect both outputs of one "
+            "SwiftI2V Anchor Encode (Hybrid Reference)."
+        )
+    return samples, times
 
 
 def same_shape(value: torch.Tensor, other: torch.Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..swifti2v_core.attention import ReadOnlyContext
 from ..swifti2v_core.drift import check_drift_control, match_statistics
 from ..swifti2v_core.geometry import pixel_size, tokens_per_latent_frame
 from ..swifti2v_core.guidance import STRONGEST, check_reference_strength
+from ..swifti2v_core.keyframes import append_frames, append_silence
 from ..swifti2v_core.plan import Segment, clamped_positions, plan_segments, true_positions, window_tokens
 from ..swifti2v_core.segments import clean_mask, keep_finished, run_segments, take_window
 from ..swifti2v_core.sigmas import check_denoise
@@ -48,9 +49,9 @@ class WindowOptions:
     time_positions: str
     reference_strength: float = 1.0
 
-    def plan(self, latent_frames: int) -> list[Segment]:
+    def plan(self, latent_frames: int, keyframes: Sequence[int] = ()) -> list[Segment]:
         """Return the segments of a clip; raises ValueError if the options do not fit it."""
-        segments = plan_segments(latent_frames, self.segment_frames, self.neighbors)
+        segments = plan_segments(latent_frames, self.segment_frames, self.neighbors, keyframes)
         for segment in segments:
             self.positions(segment)
         return segments
@@ -143,6 +144,15 @@ def _drift_control_input() -> io.Float.Input:
     )
 
 
+def _keyframes_input() -> io.Latent.Input:
+    return io.Latent.Input(
+        "keyframes",
+        optional=True,
+        tooltip="The keyframes from SwiftI2V Anchor Encode: every segment also looks at the last one "
+        "before it, at those inside it and at the next one. Unconnected: at the photo alone.",
+    )
+
+
 def _strength_for(kind: str, strength: float) -> float:
     """Return the reference strength that weights of a kind can have, and say so if it is another.
 
@@ -218,6 +228,7 @@ class SegmentSampler(io.ComfyNode):
                 widgets.timesteps(),
                 _reference_strength_input(),
                 _drift_control_input(),
+                _keyframes_input(),
             ],
             outputs=[_latent_output()],
         )
@@ -241,13 +252,15 @@ class SegmentSampler(io.ComfyNode):
         timesteps: str = "",
         reference_strength: float = 1.0,
         drift_control: float = 0.5,
+        keyframes: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         kind = checks.stage_two_model(model)
         reference = checks.reference(z_ref)
         strength = _strength_for(kind, reference_strength)
         check_drift_control(drift_control)
         options = WindowOptions(segment_frames, neighbors, context, time_positions, strength)
-        segments = options.plan(reference.shape[2])
+        stills, times = checks.keyframe_latents(keyframes, reference)
+        segments = options.plan(reference.shape[2], times)
         checks.whole_windows(model, segments)
         check_denoise(denoise)
         sigmas = widgets.schedule(model, steps, timesteps, denoise)
@@ -265,6 +278,7 @@ class SegmentSampler(io.ComfyNode):
             sigmas=sigmas,
             options=options,
             drift_control=drift_control,
+            keyframes=stills,
         )
         latents = reference.to(torch.float32, copy=True)
         return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments)})
@@ -329,6 +343,7 @@ class SegmentSamplerAdvanced(io.ComfyNode):
                 ),
                 _reference_strength_input(),
                 _drift_control_input(),
+                _keyframes_input(),
             ],
             outputs=[_latent_output()],
         )
@@ -350,6 +365,7 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         end_segment: int = 0,
         reference_strength: float = 1.0,
         drift_control: float = 0.5,
+        keyframes: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         checks.custom_sampling(noise, guider, sampler, sigmas)
         kind = checks.stage_two_model(guider.model_patcher)
@@ -358,7 +374,8 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         strength = _strength_for(kind, reference_strength)
         check_drift_control(drift_control)
         options = WindowOptions(segment_frames, neighbors, context, time_positions, strength)
-        segments = options.plan(reference.shape[2])
+        stills, times = checks.keyframe_latents(keyframes, reference)
+        segments = options.plan(reference.shape[2], times)
         checks.whole_windows(guider.model_patcher, segments)
         start, end = checks.segment_range(start_segment, end_segment, len(segments), latent is not None)
         latents = reference.to(torch.float32, copy=True)
@@ -366,7 +383,7 @@ class SegmentSamplerAdvanced(io.ComfyNode):
             given = checks.stage_two_latent(latent, "latent")
             checks.same_shape(given, reference)
             keep_finished(latents, given, segments[start])
-        sampling = SegmentSampling(kind, guider, noise, sampler, sigmas, options, drift_control)
+        sampling = SegmentSampling(kind, guider, noise, sampler, sigmas, options, drift_control, stills)
         return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments[:end], start)})
 
 
@@ -384,6 +401,8 @@ class SegmentSampling:
         How windows are cut.
     drift_control
         How far finished frames are brought back to the reference's statistics, 0..1.
+    keyframes
+        Clean latent frames ``[1, 48, K, h, w]`` that the plan counts on behind the clip, or None.
     """
 
     kind: str
@@ -393,6 +412,7 @@ class SegmentSampling:
     sigmas: torch.Tensor
     options: WindowOptions
     drift_control: float
+    keyframes: torch.Tensor | None = None
 
     def run(
         self,
@@ -401,7 +421,7 @@ class SegmentSampling:
         segments: list[Segment],
         start: int = 0,
     ) -> torch.Tensor:
-        """Generate ``segments[start:]`` into ``latents`` and return them.
+        """Generate ``segments[start:]`` from ``latents``, which may be changed, and return the clip.
 
         Raises
         ------
@@ -409,13 +429,16 @@ class SegmentSampling:
             If a segment comes out as NaN.
         """
         guider = host.window_guider(self.guider)
-        noise = self.noise.generate_noise(z_ref)
+        noise, count = self.noise.generate_noise(z_ref), latents.shape[2]
+        if self.keyframes is not None:
+            latents = append_frames(latents, self.keyframes)
+            noise = append_silence(noise, self.keyframes)
         steps = (len(self.sigmas) - 1) * (len(segments) - start)
         with host.SamplingProgress(guider.model_patcher, steps) as progress:
 
             def denoise(segment: Segment, window: torch.Tensor) -> torch.Tensor:
                 done = (len(self.sigmas) - 1) * (segment.index - start)
-                place = (segment.noisy[0] / latents.shape[2], (segment.noisy[-1] + 1) / latents.shape[2])
+                place = (segment.noisy[0] / count, (segment.noisy[-1] + 1) / count)
                 callback = progress.callback(done, segment.clean, place)
                 result = self._denoise(guider, segment, window, take_window(noise, segment), callback)
                 progress.finish(done + len(self.sigmas) - 1)
@@ -424,8 +447,9 @@ class SegmentSampling:
             begin = time.monotonic()
             for segment in run_segments(latents, segments, denoise, start=start):
                 host.logger.debug("Segment %d of %d is done", segment.index + 1, len(segments))
-        self._log(latents, segments[start:], time.monotonic() - begin)
-        return host.to_storage(latents)
+        finished = latents[:, :, :count]
+        self._log(finished, segments[start:], time.monotonic() - begin)
+        return host.to_storage(finished)
 
     def _log(self, latents: torch.Tensor, segments: list[Segment], seconds: float) -> None:
         width, height = pixel_size(latents)

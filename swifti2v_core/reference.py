@@ -17,6 +17,9 @@ from .geometry import FRAMES_PER_LATENT
 from .pixels import Report, silent
 from .resize import FRAMINGS, Fit, Kernel, fit_frames, resize
 
+KEYFRAME_CLIP_FRAMES = 1 + FRAMES_PER_LATENT
+"""Frames of what `keyframe_chunks` yields."""
+
 NO_KEYFRAMES: Mapping[int, Tensor] = MappingProxyType({})
 
 
