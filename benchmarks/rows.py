@@ -171,6 +171,7 @@ def _sigmas(steps: int, shift: float = 5.0) -> torch.Tensor:
 def our_sampling(subject: Subject, model: Any, z_ref: torch.Tensor, **widgets: Any) -> torch.Tensor:
     """Redraw a reference with our segment sampler."""
     inputs = {"model": model, "z_ref": {"samples": z_ref}, "positive": subject.text, **widgets}
+    inputs["drift_control"] = 0.0  # the host has none
     latent: torch.Tensor = subject.pack.run("SwiftI2V_SegmentSampler", **inputs)[0]["samples"]
     return latent
 
