@@ -6,6 +6,7 @@ from .anchor import AnchorEncode
 from .decode import DecodeToVideo, TiledVAEDecode
 from .loaders import LoadStageI, LoadStageII
 from .motion import CameraMotion, MotionSampler
+from .prompts import PromptRange
 from .refiner import TemporalWindows
 from .sampler import SegmentSampler, SegmentSamplerAdvanced
 
@@ -21,6 +22,7 @@ class SwiftI2VExtension(ComfyExtension):
             MotionSampler,
             CameraMotion,
             AnchorEncode,
+            PromptRange,
             SegmentSampler,
             SegmentSamplerAdvanced,
             TemporalWindows,

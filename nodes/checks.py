@@ -12,6 +12,7 @@ import torch
 
 from ..swifti2v_core import geometry
 from ..swifti2v_core.keyframes import keyframe_frames
+from ..swifti2v_core.prompt_ranges import WHOLE_CLIP, FrameRange, check_ranges_in_clip, unused_ranges
 from . import autoencoder, host, temporal
 
 STAGE_TWO_KINDS = {48: "plain", 96: "concat"}
@@ -31,6 +32,9 @@ FUN_VARIANTS = {
 
 KEYFRAME_TIMES = "swifti2v_keyframe_times"
 """Entry of a LATENT of keyframes: the latent frame of the clip that each belongs to."""
+
+PROMPT_FRAMES = "swifti2v_frames"
+"""Option of an entry of a CONDITIONING: the `FrameRange` of the clip that it is for."""
 
 COMPILING_TORCH = (2, 8)
 """First version of PyTorch that can be told which guards to keep."""
@@ -400,6 +404,39 @@ def guider_conditions(guider: Any) -> None:
             fixed(condition, name)
             if condition.get("cross_attn") is not None:
                 text_width(guider.model_patcher, condition["cross_attn"], name)
+
+
+def without_ranges(conditioning: Any) -> Any:
+    """Return a CONDITIONING if none of its entries has a range yet, which a second one would replace."""
+    for _, options in conditioning:
+        if PROMPT_FRAMES in options:
+            start, end = options[PROMPT_FRAMES]
+            raise ValueError(
+                f"conditioning has a range already (start_frame {start}, end_frame {end}) and can have "
+                "only one; connect it to the input before, and the prompt for this range to conditioning."
+            )
+    return conditioning
+
+
+def ranges_of(conditions: list[dict[str, Any]]) -> list[FrameRange]:
+    """Return the range of every condition of a GUIDER."""
+    return [condition.get(PROMPT_FRAMES, WHOLE_CLIP) for condition in conditions]
+
+
+def prompt_ranges(guider: Any, segments: list[Any]) -> None:
+    """Raise ValueError if a guider's prompts are all for frames behind the clip; tell of unused ones."""
+    frames = geometry.pixel_frame_count(segments[-1].noisy[-1] + 1)
+    for name, conditions in guider.original_conds.items():
+        ranges = ranges_of(conditions)
+        check_ranges_in_clip(ranges, frames, name)
+        for start, end in unused_ranges(ranges, segments):
+            host.logger.warning(
+                "%s has a prompt with start_frame %s and end_frame %s that no segment uses: a segment "
+                "takes the prompts for its middle frame.",
+                name,
+                start,
+                end,
+            )
 
 
 def from_pure_noise(sigmas: torch.Tensor) -> torch.Tensor:

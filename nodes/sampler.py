@@ -18,7 +18,7 @@ from ..swifti2v_core.keyframes import append_frames, append_silence
 from ..swifti2v_core.plan import Segment, clamped_positions, plan_segments, true_positions, window_tokens
 from ..swifti2v_core.segments import clean_mask, keep_finished, run_segments, take_window
 from ..swifti2v_core.sigmas import check_denoise
-from . import checks, host, widgets
+from . import checks, host, prompts, widgets
 from .windows import WindowView
 
 CATEGORY = "SwiftI2V"
@@ -264,7 +264,8 @@ class SegmentSampler(io.ComfyNode):
         checks.whole_windows(model, segments)
         check_denoise(denoise)
         sigmas = widgets.schedule(model, steps, timesteps, denoise)
-        prompts = checks.prompts(model, positive, negative)
+        guider = host.cfg_guider(model, *checks.prompts(model, positive, negative), cfg)
+        checks.prompt_ranges(guider, segments)
         if kind == "plain" and denoise == 1:
             host.logger.warning(
                 "denoise is 1 with plain weights, so the motion reference has no influence; "
@@ -272,7 +273,7 @@ class SegmentSampler(io.ComfyNode):
             )
         sampling = SegmentSampling(
             kind=kind,
-            guider=host.cfg_guider(model, *prompts, cfg),
+            guider=guider,
             noise=host.SeededNoise(seed),
             sampler=host.sampler_object(sampler_name),
             sigmas=sigmas,
@@ -377,6 +378,7 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         stills, times = checks.keyframe_latents(keyframes, reference)
         segments = options.plan(reference.shape[2], times)
         checks.whole_windows(guider.model_patcher, segments)
+        checks.prompt_ranges(guider, segments)
         start, end = checks.segment_range(start_segment, end_segment, len(segments), latent is not None)
         latents = reference.to(torch.float32, copy=True)
         if latent is not None:
@@ -477,7 +479,8 @@ class SegmentSampling:
         height, width = window.shape[-2:]
         # A clean frame's reference channels hold its own latent: exactly what the window holds.
         concat = window.clone() if self.kind == "concat" else None
-        host.aim_guider(guider, self.guider, self.options.view(segment, *pixel_size(window)), concat)
+        view = self.options.view(segment, *pixel_size(window))
+        host.aim_guider(guider, prompts.guider_for(self.guider, segment), view, concat)
         result = host.sample(
             guider,
             noise,

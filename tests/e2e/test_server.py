@@ -201,7 +201,7 @@ def test_a_mistake_reaches_the_user_as_a_sentence(play, graph):
 
 def test_the_server_lists_our_nodes_workflows_and_no_import_error(server, workspace):
     nodes = [name for name in server.get("/object_info") if name.startswith("SwiftI2V_")]
-    assert len(nodes) == 10
+    assert len(nodes) == 11
     listed = server.get("/workflow_templates")
     assert set(listed["swifti2v"]) >= {"swifti2v_demo", "swifti2v_2k_wan22", "swifti2v_refine"}
     log = (workspace / "server.log").read_text(errors="replace")

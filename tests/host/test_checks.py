@@ -121,6 +121,7 @@ def kit(pack, stage_one, stage_two, vae, wan21_vae, wan_model, no_wan, checkpoin
         "SwiftI2V_MotionSampler": {"model_high_noise": stage_one, "vae": vae, "image": image, **size},
         "SwiftI2V_CameraMotion": {"image": image, **size},
         "SwiftI2V_AnchorEncode": {"image": image, "motion": motion, "vae": vae, **size},
+        "SwiftI2V_PromptRange": {"conditioning": text},
         "SwiftI2V_SegmentSampler": {"model": stage_two, "z_ref": latent},
         "SwiftI2V_SegmentSamplerAdvanced": {**custom, "z_ref": latent},
         "SwiftI2V_TemporalWindows": {"model": stage_two},
@@ -448,6 +449,22 @@ MODELS = [
 VALUES = [
     *(
         case(
+            "SwiftI2V_PromptRange",
+            f"start_frame is {start}",
+            rule,
+            f"nearest valid {near}",
+            start_frame=start,
+            end_frame=end,
+        )
+        for start, end, rule, near in (
+            (-1, 0, "frames count from 0", "value is 0"),
+            (40, 40, "end_frame 40, but a range must end after it starts", "end_frame is 41"),
+            (40, 20, "end_frame 20, but a range must end after it starts", "end_frame is 41"),
+            (0, -5, "end_frame -5, but a range must end after it starts", "end_frame is 1"),
+        )
+    ),
+    *(
+        case(
             "SwiftI2V_TemporalWindows",
             f"window_frames is {frames}",
             "must be even and at least 2",
@@ -691,6 +708,7 @@ SOCKETS = {
     },
     "SwiftI2V_CameraMotion": {"image": "IMAGE"},
     "SwiftI2V_AnchorEncode": {"image": "IMAGE", "motion": "IMAGE", "vae": "VAE"},
+    "SwiftI2V_PromptRange": {"conditioning": "CONDITIONING", "before": "CONDITIONING"},
     "SwiftI2V_SegmentSampler": {
         "model": "MODEL",
         "z_ref": "LATENT",
@@ -803,7 +821,35 @@ def guider_with(kit, text):
     return guider
 
 
+def ranged(kit, *ranges):
+    return [[kit.text[0][0], {"swifti2v_frames": frames}] for frames in ranges]
+
+
 SUBTLE = [
+    *(
+        case(
+            node,
+            "positive has prompts from frame 17 on",
+            "the clip has 17 frames, 0 to 16",
+            "nearest valid start_frame is 16",
+            **{socket: make},
+        )
+        for node, socket, make in (
+            (SEGMENTS[0], "positive", lambda kit: ranged(kit, (40, 0), (17, 30))),
+            (SEGMENTS[1], "guider", lambda kit: guider_with(kit, ranged(kit, (40, 0), (17, 30)))),
+        )
+    ),
+    case(
+        "SwiftI2V_SegmentSampler",
+        "negative has prompts from frame 17 on",
+        negative=lambda kit: [*kit.text, *ranged(kit, (17, 30))],  # one for the whole clip does not help
+    ),
+    case(
+        "SwiftI2V_PromptRange",
+        "conditioning has a range already (start_frame 3, end_frame 9)",
+        "connect it to the input before",
+        conditioning=lambda kit: ranged(kit, (3, 9)),
+    ),
     *cases(SEGMENTS, "z_ref", "zeros", "connect SwiftI2V Anchor Encode", z_ref=photo_without_motion),
     case(
         "SwiftI2V_SegmentSamplerAdvanced",

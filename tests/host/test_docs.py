@@ -12,6 +12,7 @@ NODES = (
     "SwiftI2V_MotionSampler",
     "SwiftI2V_CameraMotion",
     "SwiftI2V_AnchorEncode",
+    "SwiftI2V_PromptRange",
     "SwiftI2V_SegmentSampler",
     "SwiftI2V_SegmentSamplerAdvanced",
     "SwiftI2V_TemporalWindows",

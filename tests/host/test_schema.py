@@ -71,4 +71,4 @@ def test_display_names(pack):
     names = {node_id: node.GET_SCHEMA().display_name for node_id, node in pack.nodes.items()}
     assert all(name.startswith("SwiftI2V ") for name in names.values())
     assert names["SwiftI2V_SegmentSampler"] == "SwiftI2V CSG Segment Sampler (Stage II)"
-    assert len(set(names.values())) == len(names) == 10
+    assert len(set(names.values())) == len(names) == 11
