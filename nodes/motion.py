@@ -11,7 +11,8 @@ import torch
 from comfy_api.latest import io
 
 from ..swifti2v_core import camera
-from ..swifti2v_core.geometry import check_size, latent_frame_count
+from ..swifti2v_core.chunks import Chunk, append_chunk, go_on_from, plan_chunks
+from ..swifti2v_core.geometry import check_size, latent_frame_count, pixel_frame_count
 from ..swifti2v_core.pixels import after
 from ..swifti2v_core.reshift import (
     Leg,
@@ -56,21 +57,30 @@ class Start:
     conditions: dict[str, Any]
 
 
-def _start_a14b(vae: Any, photo: torch.Tensor, frames: int) -> Start:
-    """Photo as concatenated latent and mask (Wan2.2-I2V-A14B)."""
-    encoded = autoencoder.encode(vae, photo_then_gray(photo, frames))
-    mask = clean_mask(encoded.shape[2], 1, *encoded.shape[3:])
-    return Start(torch.zeros_like(encoded), None, {"concat_latent_image": encoded, "concat_mask": mask})
+def _encode_a14b(vae: Any, photo: torch.Tensor, frames: int) -> torch.Tensor:
+    return autoencoder.encode(vae, photo_then_gray(photo, frames))
 
 
-def _start_ti2v(vae: Any, photo: torch.Tensor, frames: int) -> Start:
-    """Photo as clean latent frame 0 (Wan2.2-TI2V)."""
-    latent = photo_first(autoencoder.encode(vae, photo), latent_frame_count(frames))
-    return Start(latent, clean_mask(latent.shape[2], 1, *latent.shape[3:]), {})
+def _encode_ti2v(vae: Any, photo: torch.Tensor, frames: int) -> torch.Tensor:
+    return photo_first(autoencoder.encode(vae, photo), latent_frame_count(frames))
 
+
+def _start_a14b(reference: torch.Tensor, clean: int) -> Start:
+    """Known frames as concatenated latent and mask (Wan2.2-I2V-A14B)."""
+    mask = clean_mask(reference.shape[2], clean, *reference.shape[3:])
+    return Start(torch.zeros_like(reference), None, {"concat_latent_image": reference, "concat_mask": mask})
+
+
+def _start_ti2v(reference: torch.Tensor, clean: int) -> Start:
+    """Known frames as clean latent frames (Wan2.2-TI2V)."""
+    return Start(reference, clean_mask(reference.shape[2], clean, *reference.shape[3:]), {})
+
+
+ENCODINGS = {16: _encode_a14b, 48: _encode_ti2v}
+"""What makes the latent ``[1, C, T, h, w]`` with the photo first, by latent channels of the model."""
 
 STARTS = {16: _start_a14b, 48: _start_ti2v}
-"""By latent channels of the model."""
+"""What makes a start from such a latent and the number of its first frames that are known."""
 
 
 def _reshift_inputs() -> list[Any]:
@@ -108,6 +118,34 @@ def _reshift_inputs() -> list[Any]:
             tooltip="Gives the rest less noise, because the same noise hides more in a smaller picture. "
             "Keeps more of the first steps' layout and leaves less to redraw. Default off, as in SURF. "
             "Ignored while reshift_steps is 0.",
+        ),
+    ]
+
+
+def _chunk_inputs() -> list[Any]:
+    return [
+        io.Int.Input(
+            "chunk_frames",
+            default=0,
+            min=0,
+            max=4001,  # and no step of 4: counted from 0, it would round a typed 81 to 80
+            optional=True,
+            advanced=True,
+            tooltip="Long clips: how many frames are sampled at once. A longer clip is made in chunks that "
+            "overlap, each going on from the last frames of the one before, so memory does not grow with "
+            "the clip. A14B was trained for 81, TI2V-5B for 121. Must be 4n+1. Default 0 (the whole clip "
+            "at once).",
+        ),
+        io.Int.Input(
+            "overlap_frames",
+            default=8,
+            min=4,
+            max=4000,
+            step=4,
+            optional=True,
+            advanced=True,
+            tooltip="How many frames a chunk shares with the one before. Default 8. More of them carry the "
+            "motion on better and take longer. Must be a multiple of 4. Ignored while chunk_frames is 0.",
         ),
     ]
 
@@ -163,6 +201,7 @@ class MotionSampler(io.ComfyNode):
                 ),
                 widgets.timesteps(),
                 *_reshift_inputs(),
+                *_chunk_inputs(),
             ],
             outputs=[
                 io.Image.Output(
@@ -197,6 +236,8 @@ class MotionSampler(io.ComfyNode):
         reshift_steps: int = 0,
         reshift_scale: float = 1.5,
         reshift_match_snr: bool = False,
+        chunk_frames: int = 0,
+        overlap_frames: int = 8,
     ) -> io.NodeOutput:
         models = _experts(model_high_noise, model_low_noise)
         channels = _check_experts(models)
@@ -204,7 +245,8 @@ class MotionSampler(io.ComfyNode):
         checks.vae(vae, channels)
         multiple = 16 if channels == 16 else 32
         check_size(width, height, multiple)
-        latent_frame_count(frames)
+        chunks = plan_chunks(frames, chunk_frames, overlap_frames)
+        _check_one_size(chunks, reshift_steps)
         prompts = checks.prompts(model_high_noise, positive, negative)
         sigmas = checks.from_pure_noise(widgets.schedule(model_high_noise, steps, timesteps))
         legs = [Leg(width, height, sigmas)]
@@ -213,12 +255,15 @@ class MotionSampler(io.ComfyNode):
             first, rest = reshift_legs(sigmas, reshift_steps, large, (width, height))
             legs = [first, match_snr(first, rest) if reshift_match_snr else rest]
 
+        # Chunks are equally long, and all go on from what is encoded for the first one.
+        encoded = pixel_frame_count(len(chunks[0].frames))
         clips = [
-            [STARTS[channels](vae, sized, frames) for sized in _photos(photo, legs, fit)]
+            [ENCODINGS[channels](vae, sized, encoded) for sized in _photos(photo, legs, fit)]
             for photo in image.split(1)
         ]
         parts = plan_parts(legs, boundary if len(models) == 2 else 0.0)
-        sampling = MotionSampling(models, prompts, cfg, host.sampler_object(sampler_name))
+        sampler = host.sampler_object(sampler_name)
+        sampling = MotionSampling(models, prompts, cfg, sampler, STARTS[channels], chunks)
         latent = sampling.run(parts, clips, seed)
         return io.NodeOutput(autoencoder.decode_images(vae, latent), {"samples": latent})
 
@@ -236,6 +281,15 @@ def _check_experts(experts: list[Any]) -> int:
             "both experts must be of one kind; load the pair of Wan2.2-I2V-A14B."
         )
     return found[0]
+
+
+def _check_one_size(chunks: list[Chunk], reshift_steps: int) -> None:
+    """Raise ValueError if a clip in chunks were to begin at another size."""
+    if len(chunks) > 1 and reshift_steps:
+        raise ValueError(
+            f"reshift_steps is {reshift_steps}, but a clip in chunks goes on from frames that exist at its "
+            "own size only; the nearest valid value is 0, or set chunk_frames to 0."
+        )
 
 
 def _photos(photo: torch.Tensor, legs: list[Leg], fit: str) -> list[torch.Tensor]:
@@ -261,42 +315,92 @@ class MotionSampling:
         Guidance.
     sampler
         SAMPLER of every part.
+    start
+        One of `STARTS`.
+    chunks
+        Those of every clip, see `chunks.plan_chunks`.
     """
 
     models: list[Any]
     prompts: tuple[Any, Any]
     cfg: float
     sampler: Any
+    start: Callable[[torch.Tensor, int], Start]
+    chunks: list[Chunk]
 
-    def run(self, parts: list[Part], clips: list[list[Start]], seed: int) -> torch.Tensor:
-        """Sample part after part, each for every clip, and return the latent of all clips.
-
-        One clip at a time, so that it is what it would be alone and memory does not grow; all clips
-        of a part before the next one, so that every expert is loaded once.
+    def run(self, parts: list[Part], clips: list[list[torch.Tensor]], seed: int) -> torch.Tensor:
+        """Sample chunk after chunk, each for every clip, and return the latent of all clips.
 
         Parameters
         ----------
         parts
             In order.
         clips
-            For every clip one start for every leg.
+            For every clip and every leg what one of `ENCODINGS` made, as long as a chunk.
         seed
             Chooses the noise of every leg; further clips take the next seeds.
         """
-        latents, done = [starts[0].latent for starts in clips], 0
+        made = [references[-1][:, :, :0] for references in clips]
         steps = sum(len(part.sigmas) - 1 for part in parts)
-        with host.SamplingProgress(self.models[0], steps * len(clips)) as progress:
-            for part, (index, starts) in product(parts, enumerate(clips)):
-                callback = progress.callback(done, first_frame=1)
-                latents[index] = self._sample(
-                    part, starts[part.leg], latents[index], clip_seed(seed, index), callback
-                )
-                done += len(part.sigmas) - 1
-                progress.finish(done)
-        return torch.cat(latents)
+        with host.SamplingProgress(self.models[0], steps * len(clips) * len(self.chunks)) as progress:
+            for chunk in self.chunks:
+                starts = [self._starts(*clip, chunk) for clip in zip(clips, made, strict=True)]
+                latents = self._sample_chunk(parts, starts, chunk, seed, progress)
+                pairs = zip(made, latents, strict=True)
+                made = [append_chunk(clip, latent, chunk.known) for clip, latent in pairs]
+        return torch.cat(made)
+
+    def _starts(self, references: list[torch.Tensor], made: torch.Tensor, chunk: Chunk) -> list[Start]:
+        """Return what a chunk of one clip starts from, for every leg.
+
+        Two things are approximate in later chunks. Models were trained with an image as latent frame 0,
+        one pixel frame alone; here it is a frame of four. And the gray frames of A14B are encoded behind
+        the photo, not behind the known frames. Both spare decoding and encoding between chunks, which
+        would shift the colors. The photo itself is known to chunk 0 alone: in front of later chunks it
+        would be a cut, which the models were not trained to go on from.
+        """
+        clean = chunk.known or 1  # in chunk 0 the photo
+        return [self.start(go_on_from(reference, made, chunk.known), clean) for reference in references]
+
+    def _sample_chunk(
+        self,
+        parts: list[Part],
+        clips: list[list[Start]],
+        chunk: Chunk,
+        seed: int,
+        progress: host.SamplingProgress,
+    ) -> list[torch.Tensor]:
+        """Sample part after part, each for every clip, and return the latents of a chunk.
+
+        One clip at a time, so that it is what it would be alone and memory does not grow; all clips
+        of a part before the next one, so that a chunk loads every expert once.
+        """
+        latents = [starts[0].latent for starts in clips]
+        done = chunk.index * len(clips) * sum(len(part.sigmas) - 1 for part in parts)
+        for part, (index, starts) in product(parts, enumerate(clips)):
+            callback = progress.callback(done, chunk.known or 1, self._place(chunk))
+            latents[index] = self._sample(
+                part, starts[part.leg], latents[index], chunk, clip_seed(seed, index), callback
+            )
+            done += len(part.sigmas) - 1
+            progress.finish(done)
+        return latents
+
+    def _place(self, chunk: Chunk) -> tuple[float, float] | None:
+        """Return the part of the clip that a chunk adds, for the preview; None if it is all of it."""
+        if len(self.chunks) == 1:
+            return None
+        count, frames = self.chunks[-1].frames.stop, chunk.frames
+        return (frames.start + chunk.known) / count, frames.stop / count
 
     def _sample(
-        self, part: Part, start: Start, latent: torch.Tensor, seed: int, callback: Callable[..., None]
+        self,
+        part: Part,
+        start: Start,
+        latent: torch.Tensor,
+        chunk: Chunk,
+        seed: int,
+        callback: Callable[..., None],
     ) -> torch.Tensor:
         """Sample one part, from the latent that the part before it left."""
         if latent.shape != start.latent.shape:
@@ -304,7 +408,7 @@ class MotionSampling:
         noise = torch.zeros_like(latent)
         if part.adds_noise:
             # ComfyUI adds it as (1 - s) * latent + s * noise, which is also what reshifting asks for.
-            noise = host.SeededNoise(seed).generate_noise({"samples": latent})
+            noise = self._noise(latent, chunk, seed)
         positive, negative = (host.extend_conditioning(p, start.conditions) for p in self.prompts)
         result = host.sample(
             host.motion_guider(self.models[part.expert], positive, negative, self.cfg),
@@ -314,9 +418,17 @@ class MotionSampling:
             part.sigmas,
             mask=start.mask,
             callback=callback,
-            seed=seed,
+            # Otherwise samplers that draw noise of their own would draw the same in every chunk.
+            seed=clip_seed(seed, chunk.index),
         )
         return keep_clean(result, start.latent, start.mask)
+
+    def _noise(self, latent: torch.Tensor, chunk: Chunk, seed: int) -> torch.Tensor:
+        """Return a chunk's part of the clip's noise: a latent frame has one noise in all its chunks."""
+        batch, channels, _, height, width = latent.shape
+        clip = latent.new_empty(batch, channels, self.chunks[-1].frames.stop, height, width)
+        noise = host.SeededNoise(seed).generate_noise({"samples": clip})
+        return noise[:, :, chunk.frames.start : chunk.frames.stop]
 
 
 class CameraMotion(io.ComfyNode):
