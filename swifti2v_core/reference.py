@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -19,8 +18,6 @@ from .resize import FRAMINGS, Fit, Kernel, fit_frames, resize
 
 KEYFRAME_CLIP_FRAMES = 1 + FRAMES_PER_LATENT
 """Frames of what `keyframe_chunks` yields."""
-
-NO_KEYFRAMES: Mapping[int, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ def reference_chunks(
     settings: ReferenceSettings,
     color_match: bool = False,
     report: Report = silent,
-    keyframes: Mapping[int, Tensor] = NO_KEYFRAMES,
+    keyframes: Mapping[int, Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """Build the pixel reference piece by piece, as a causal video autoencoder wants it.
 
@@ -131,7 +128,7 @@ def reference_chunks(
         chunk = fit_frames(chunk, width, height, settings.fit, settings.kernel)
         chunk = chunk if transfer is None else match_color(chunk, *transfer)
         for place, number in enumerate(range(start + 1, start + 1 + len(chunk))):
-            if number in keyframes:
+            if keyframes is not None and number in keyframes:
                 chunk[place] = fit_photo(keyframes[number], motion_aspect, settings)[0]
         yield chunk
         report(start + 1 + len(chunk))

@@ -707,13 +707,14 @@ SOCKETS = {
         "negative": "CONDITIONING",
     },
     "SwiftI2V_CameraMotion": {"image": "IMAGE"},
-    "SwiftI2V_AnchorEncode": {"image": "IMAGE", "motion": "IMAGE", "vae": "VAE"},
+    "SwiftI2V_AnchorEncode": {"image": "IMAGE", "motion": "IMAGE", "vae": "VAE", "keyframes": "IMAGE"},
     "SwiftI2V_PromptRange": {"conditioning": "CONDITIONING", "before": "CONDITIONING"},
     "SwiftI2V_SegmentSampler": {
         "model": "MODEL",
         "z_ref": "LATENT",
         "positive": "CONDITIONING",
         "negative": "CONDITIONING",
+        "keyframes": "LATENT",
     },
     "SwiftI2V_SegmentSamplerAdvanced": {
         "noise": "NOISE",
@@ -722,6 +723,7 @@ SOCKETS = {
         "sigmas": "SIGMAS",
         "z_ref": "LATENT",
         "latent": "LATENT",
+        "keyframes": "LATENT",
     },
     "SwiftI2V_TemporalWindows": {"model": "MODEL"},
     "SwiftI2V_TiledVAEDecode": {"samples": "LATENT", "vae": "VAE"},
