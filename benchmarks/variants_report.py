@@ -397,9 +397,9 @@ def save_sheet(strips: list[Image.Image], path: Path) -> None:
 
 
 def best_and_worst(rows: Rows, frames: int) -> list[str]:
-    """Return the variants of Stage II with the highest and the lowest mean PSNR."""
+    """Return the variants of Stage II with the highest and the lowest mean PSNR; none if none was run."""
     decibel = {name: np.mean(rows[frames, name], axis=0)[0] for name in SAMPLED if (frames, name) in rows}
-    return [max(decibel, key=decibel.__getitem__), min(decibel, key=decibel.__getitem__)]
+    return [pick(decibel, key=decibel.__getitem__) for pick in (max, min) if decibel]
 
 
 # --- The command ----------------------------------------------------------------------------------
@@ -419,16 +419,22 @@ class Length(NamedTuple):
 
 
 def run_length(
-    bench: Bench, photos: list[str], width: int, frames: int, softened: bool, sheets: Path | None
+    bench: Bench,
+    photos: list[str],
+    width: int,
+    frames: int,
+    names: list[str],
+    softened: bool = False,
+    sheets: Path | None = None,
 ) -> Rows:
-    """Return the figures of every variant at one length, and save its contact sheets."""
+    """Return the figures of the named variants at one length, and save contact sheets."""
     rows: Rows = {}
     shown: dict[str, Image.Image] = {}  # of the first photo
     for name in photos:
         task = prepare(bench, read_photo(name), width, frames, softened)
         strips = {}
-        for label, variant in VARIANTS.items():
-            found, clip = measure(bench, task, variant)
+        for label in names:
+            found, clip = measure(bench, task, VARIANTS[label])
             strips[label] = strip(f"{name}, {label}", clip)
             rows.setdefault((frames, label), []).append(found)
             print(f"{frames} {name} {label}: {found}", file=sys.stderr, flush=True)
@@ -438,7 +444,10 @@ def run_length(
     if sheets:
         extremes = best_and_worst(rows, frames)
         picked = ["truth", "plain upscaling", "z_ref, decoded", "drift control 0.5", *extremes]
-        save_sheet([shown[label] for label in dict.fromkeys(picked)], sheets / f"extremes_{frames}.jpg")
+        save_sheet(
+            [shown[label] for label in dict.fromkeys(picked) if label in shown],
+            sheets / f"extremes_{frames}.jpg",
+        )
     return rows
 
 
@@ -459,7 +468,7 @@ def run_stage_one(bench: Bench, photos: list[str], frames: int, sheets: Path | N
 
 def report(text: str, append: bool) -> None:
     """Print a table with its heading, and write it to the results if wished."""
-    print(text)
+    print(text, flush=True)
     if append:
         with RESULTS.open("a", encoding="utf-8") as results:
             results.write(f"\n{text}\n")
@@ -487,6 +496,14 @@ def main() -> None:
         metavar="FRAMES[:PHOTOS]",
         help="lengths, each of all or of the first PHOTOS photos; default 33 81:2 161:1",
     )
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=list(VARIANTS),
+        default=list(VARIANTS),
+        metavar="NAME",
+        help="default: all",
+    )
     parser.add_argument("--width", type=int, default=384, help="of the result; half as high")
     parser.add_argument(
         "--softened",
@@ -497,11 +514,21 @@ def main() -> None:
     parser.add_argument("--append", action="store_true", help=f"write the tables to {RESULTS.name}, too")
     options = parser.parse_args()
 
+    if options.sheets:
+        options.sheets.mkdir(parents=True, exist_ok=True)
     with comfyui(options.comfyui) as pack:
         bench = load(pack)
         for frames, count in options.frames:
             photos = options.photos[:count]
-            rows = run_length(bench, photos, options.width, frames, options.softened, options.sheets)
+            rows = run_length(
+                bench,
+                photos,
+                options.width,
+                frames,
+                options.variants,
+                options.softened,
+                options.sheets,
+            )
             title = "Softened motion, " * options.softened + heading(
                 photos, options.width, options.width // 2
             )
