@@ -283,6 +283,7 @@ SAMPLED: dict[str, Variant] = {
     "N = 0": partial(sampled, neighbors=0),
     "anchor without detail": partial(other_anchor, anchor=soft_anchor),
     "no anchor": partial(other_anchor, anchor=no_anchor),
+    "drift control 0.25": partial(sampled, drift_control=0.25),
     "drift control 0.5": partial(sampled, drift_control=0.5),
     "drift control 1": partial(sampled, drift_control=1.0),
     "reference strength 0.5": partial(sampled, reference_strength=0.5),
@@ -435,7 +436,7 @@ def run_length(
         strips = {}
         for label in names:
             found, clip = measure(bench, task, VARIANTS[label])
-            strips[label] = strip(f"{name}, {label}", clip)
+            strips[label] = strip(f"{name}{', softened' * softened}, {label}", clip)
             rows.setdefault((frames, label), []).append(found)
             print(f"{frames} {name} {label}: {found}", file=sys.stderr, flush=True)
         if sheets:
