@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..swifti2v_core.geometry import pixel_size, tokens_per_latent_frame
 from ..swifti2v_core.guidance import STRONGEST, check_reference_strength
 from ..swifti2v_core.keyframes import append_frames, append_silence
 from ..swifti2v_core.plan import Segment, clamped_positions, plan_segments, true_positions, window_tokens
+from ..swifti2v_core.seeds import clip_seed
 from ..swifti2v_core.segments import clean_mask, keep_finished, run_segments, take_window
 from ..swifti2v_core.sigmas import check_denoise
 from . import checks, host, prompts, widgets
@@ -390,6 +391,26 @@ class SegmentSamplerAdvanced(io.ComfyNode):
 
 
 @dataclass(frozen=True)
+class Clip:
+    """One clip of a batch.
+
+    Attributes
+    ----------
+    place
+        Its place in the batch, from 0.
+    seed
+        What it would have alone.
+    latents, noise
+        ``[1, 48, T, h, w]`` each.
+    """
+
+    place: int
+    seed: int
+    latents: torch.Tensor
+    noise: torch.Tensor
+
+
+@dataclass(frozen=True)
 class SegmentSampling:
     """One run of the segment loop over ComfyUI's own sampling.
 
@@ -430,28 +451,54 @@ class SegmentSampling:
         ValueError
             If a segment comes out as NaN.
         """
-        guider = host.window_guider(self.guider)
-        noise, count = self.noise.generate_noise(z_ref), latents.shape[2]
+        guider, begin = host.window_guider(self.guider), time.monotonic()
+        steps = (len(self.sigmas) - 1) * (len(segments) - start) * len(latents)
+        with host.SamplingProgress(guider.model_patcher, steps) as progress:
+            # One clip after the other: a window takes the memory of one, and samplers that draw noise of
+            # their own draw for every clip what they would draw for it alone.
+            clips = [
+                self._run_clip(guider, clip, segments, start, progress)
+                for clip in self._clips(z_ref, latents)
+            ]
+        finished = torch.cat(clips)
+        self._log(finished, segments[start:], time.monotonic() - begin)
+        return host.to_storage(finished)
+
+    def _clips(self, z_ref: dict[str, Any], latents: torch.Tensor) -> Iterator[Clip]:
+        noise = self.noise.generate_noise(z_ref)
+        # A clip picked from a batch keeps its number, and so its seed.
+        numbers = z_ref.get("batch_index") or range(len(latents))
+        for place, number in enumerate(numbers):
+            part = slice(place, place + 1)
+            yield Clip(place, clip_seed(self.noise.seed, number), latents[part], noise[part])
+
+    def _run_clip(
+        self,
+        guider: Any,
+        clip: Clip,
+        segments: list[Segment],
+        start: int,
+        progress: host.SamplingProgress,
+    ) -> torch.Tensor:
+        latents, noise, count = clip.latents, clip.noise, clip.latents.shape[2]
         if self.keyframes is not None:
             latents = append_frames(latents, self.keyframes)
             noise = append_silence(noise, self.keyframes)
-        steps = (len(self.sigmas) - 1) * (len(segments) - start)
-        with host.SamplingProgress(guider.model_patcher, steps) as progress:
+        steps = len(self.sigmas) - 1
+        before = clip.place * (len(segments) - start) - start
 
-            def denoise(segment: Segment, window: torch.Tensor) -> torch.Tensor:
-                done = (len(self.sigmas) - 1) * (segment.index - start)
-                place = (segment.noisy[0] / count, (segment.noisy[-1] + 1) / count)
-                callback = progress.callback(done, segment.clean, place)
-                result = self._denoise(guider, segment, window, take_window(noise, segment), callback)
-                progress.finish(done + len(self.sigmas) - 1)
-                return result
+        def denoise(segment: Segment, window: torch.Tensor) -> torch.Tensor:
+            done = steps * (before + segment.index)
+            place = (segment.noisy[0] / count, (segment.noisy[-1] + 1) / count)
+            callback = progress.callback(done, segment.clean, place)
+            seed = clip_seed(clip.seed, segment.index)
+            result = self._denoise(guider, segment, window, take_window(noise, segment), seed, callback)
+            progress.finish(done + steps)
+            return result
 
-            begin = time.monotonic()
-            for segment in run_segments(latents, segments, denoise, start=start):
-                host.logger.debug("Segment %d of %d is done", segment.index + 1, len(segments))
-        finished = latents[:, :, :count]
-        self._log(finished, segments[start:], time.monotonic() - begin)
-        return host.to_storage(finished)
+        for segment in run_segments(latents, segments, denoise, start=start):
+            host.logger.debug("Segment %d of %d is done", segment.index + 1, len(segments))
+        return latents[:, :, :count]
 
     def _log(self, latents: torch.Tensor, segments: list[Segment], seconds: float) -> None:
         width, height = pixel_size(latents)
@@ -474,6 +521,7 @@ class SegmentSampling:
         segment: Segment,
         window: torch.Tensor,
         noise: torch.Tensor,
+        seed: int,
         callback: Callable[..., None],
     ) -> torch.Tensor:
         height, width = window.shape[-2:]
@@ -490,7 +538,7 @@ class SegmentSampling:
             mask=clean_mask(len(segment.window), segment.clean, height, width),
             callback=callback,
             # Samplers that add noise of their own must not repeat it in every segment.
-            seed=(self.noise.seed + segment.index) % 2**64,
+            seed=seed,
         )
         checks.finite_segment(result, segment)
         # The window's noisy frames came from z_ref: the same frames of the clip, before Stage II.

@@ -332,7 +332,9 @@ def test_the_host_is_asked_for_what_read_only_keeps(
         return stage_two.model.memory_required([batch, 48, frames, 6, 8])
 
     network = stage_two.get_model_object("diffusion_model")
-    for frames, clean, kept_context, (two, one) in zip((4, 5, 5), (1, 2, 4), made, asked, strict=True):
+    for frames, clean, kept_context, (two, one) in zip(
+        (4, 5, 5) * batch, (1, 2, 4) * batch, made, asked, strict=True
+    ):  # a batch is made clip by clip
         kept = sum(
             part.untyped_storage().nbytes()
             for layers in kept_context._stored.values()
@@ -340,10 +342,10 @@ def test_the_host_is_asked_for_what_read_only_keeps(
             for part in pair
         )
         tokens = clean * 3 * 4
-        assert kept == 2 * len(network.blocks) * tokens * network.dim * 4 * conditions * batch
-        extra = one - cost(batch, frames)
-        assert kept <= extra < kept + cost(batch, 1) * 1.001
-        assert two - cost(2 * batch, frames) == pytest.approx(2 * extra)
+        assert kept == 2 * len(network.blocks) * tokens * network.dim * 4 * conditions
+        extra = one - cost(1, frames)
+        assert kept <= extra < kept + cost(1, 1) * 1.001
+        assert two - cost(2, frames) == pytest.approx(2 * extra)
 
 
 def test_guiders_that_always_use_all_conditions_are_counted_so(pack, stage_two, text):
