@@ -19,6 +19,8 @@ HOST = Path(os.environ["COMFYUI_PATH"]) if "COMFYUI_PATH" in os.environ else Non
 
 def pytest_configure():
     """Boot the host before any test module imports it."""
+    # Tensors are tiny: threads would spend their time waiting for each other, most of all on busy machines.
+    torch.set_num_threads(1)
     if HOST is None:
         raise pytest.UsageError("Host tests need a ComfyUI: run them with `python3 dev.py test host`.")
     sys.path.insert(0, str(HOST))
