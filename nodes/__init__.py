@@ -3,9 +3,10 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .anchor import AnchorEncode
+from .camera_move import CameraMotion
 from .decode import DecodeToVideo, TiledVAEDecode
 from .loaders import LoadStageI, LoadStageII
-from .motion import CameraMotion, MotionSampler
+from .motion import MotionSampler
 from .prompts import PromptRange
 from .refiner import TemporalWindows
 from .sampler import SegmentSampler, SegmentSamplerAdvanced

@@ -2,70 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 
-from ..swifti2v_core.attention import ReadOnlyContext
-from ..swifti2v_core.drift import check_drift_control, match_statistics
-from ..swifti2v_core.geometry import pixel_size, tokens_per_latent_frame
+from ..swifti2v_core.drift import check_drift_control
 from ..swifti2v_core.guidance import STRONGEST, check_reference_strength
-from ..swifti2v_core.keyframes import append_frames, append_silence
-from ..swifti2v_core.plan import Segment, clamped_positions, plan_segments, true_positions, window_tokens
-from ..swifti2v_core.seeds import clip_seed
-from ..swifti2v_core.segments import clean_mask, keep_finished, run_segments, take_window
+from ..swifti2v_core.segments import keep_finished
 from ..swifti2v_core.sigmas import check_denoise
-from . import checks, host, prompts, widgets
-from .windows import WindowView
+from . import checks, host, widgets
+from .segment_sampling import CONTEXTS, POSITIONS, SegmentSampling, WindowOptions
 
 CATEGORY = "SwiftI2V"
-
-POSITIONS = {"true": true_positions, "clamped": clamped_positions}
-CONTEXTS = ("bidirectional", "read-only")
-
-
-@dataclass(frozen=True)
-class WindowOptions:
-    """How windows are cut and shown to the model.
-
-    Attributes
-    ----------
-    segment_frames, neighbors
-        M and N.
-    context
-        One of `CONTEXTS`.
-    time_positions
-        A key of `POSITIONS`.
-    reference_strength
-        How much the noisy frames follow the reference channels, 0..2; 1 for plain weights.
-    """
-
-    segment_frames: int
-    neighbors: int
-    context: str
-    time_positions: str
-    reference_strength: float = 1.0
-
-    def plan(self, latent_frames: int, keyframes: Sequence[int] = ()) -> list[Segment]:
-        """Return the segments of a clip; raises ValueError if the options do not fit it."""
-        segments = plan_segments(latent_frames, self.segment_frames, self.neighbors, keyframes)
-        for segment in segments:
-            self.positions(segment)
-        return segments
-
-    def positions(self, segment: Segment) -> tuple[int, ...]:
-        """Return the time positions of a segment's window."""
-        return POSITIONS[self.time_positions](segment)
-
-    def view(self, segment: Segment, width: int, height: int) -> WindowView:
-        """Return what the model must know of a window of a pixel size."""
-        clean_tokens = segment.clean * tokens_per_latent_frame(height, width)
-        read_only = ReadOnlyContext(clean_tokens) if self.context == "read-only" else None
-        return WindowView(self.positions(segment), segment.clean, read_only, self.reference_strength)
 
 
 def _window_inputs() -> list[io.Input]:
@@ -388,158 +337,3 @@ class SegmentSamplerAdvanced(io.ComfyNode):
             keep_finished(latents, given, segments[start])
         sampling = SegmentSampling(kind, guider, noise, sampler, sigmas, options, drift_control, stills)
         return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments[:end], start)})
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One clip of a batch.
-
-    Attributes
-    ----------
-    place
-        Its place in the batch, from 0.
-    seed
-        What it would have alone.
-    latents, noise
-        ``[1, 48, T, h, w]`` each.
-    """
-
-    place: int
-    seed: int
-    latents: torch.Tensor
-    noise: torch.Tensor
-
-
-@dataclass(frozen=True)
-class SegmentSampling:
-    """One run of the segment loop over ComfyUI's own sampling.
-
-    Attributes
-    ----------
-    kind
-        "concat" or "plain" weights.
-    guider, noise, sampler, sigmas
-        As ComfyUI's sockets carry them; none is changed.
-    options
-        How windows are cut.
-    drift_control
-        How far finished frames are brought back to the reference's statistics, 0..1.
-    keyframes
-        Clean latent frames ``[1, 48, K, h, w]`` that the plan counts on behind the clip, or None.
-    """
-
-    kind: str
-    guider: Any
-    noise: Any
-    sampler: Any
-    sigmas: torch.Tensor
-    options: WindowOptions
-    drift_control: float
-    keyframes: torch.Tensor | None = None
-
-    def run(
-        self,
-        z_ref: dict[str, Any],
-        latents: torch.Tensor,
-        segments: list[Segment],
-        start: int = 0,
-    ) -> torch.Tensor:
-        """Generate ``segments[start:]`` from ``latents``, which may be changed, and return the clip.
-
-        Raises
-        ------
-        ValueError
-            If a segment comes out as NaN.
-        """
-        guider, begin = host.window_guider(self.guider), time.monotonic()
-        steps = (len(self.sigmas) - 1) * (len(segments) - start) * len(latents)
-        with host.SamplingProgress(guider.model_patcher, steps) as progress:
-            # One clip after the other: a window takes the memory of one, and samplers that draw noise of
-            # their own draw for every clip what they would draw for it alone.
-            clips = [
-                self._run_clip(guider, clip, segments, start, progress)
-                for clip in self._clips(z_ref, latents)
-            ]
-        finished = torch.cat(clips)
-        self._log(finished, segments[start:], time.monotonic() - begin)
-        return host.to_storage(finished)
-
-    def _clips(self, z_ref: dict[str, Any], latents: torch.Tensor) -> Iterator[Clip]:
-        noise = self.noise.generate_noise(z_ref)
-        # A clip picked from a batch keeps its number, and so its seed.
-        numbers = z_ref.get("batch_index") or range(len(latents))
-        for place, number in enumerate(numbers):
-            part = slice(place, place + 1)
-            yield Clip(place, clip_seed(self.noise.seed, number), latents[part], noise[part])
-
-    def _run_clip(
-        self,
-        guider: Any,
-        clip: Clip,
-        segments: list[Segment],
-        start: int,
-        progress: host.SamplingProgress,
-    ) -> torch.Tensor:
-        latents, noise, count = clip.latents, clip.noise, clip.latents.shape[2]
-        if self.keyframes is not None:
-            latents = append_frames(latents, self.keyframes)
-            noise = append_silence(noise, self.keyframes)
-        steps = len(self.sigmas) - 1
-        before = clip.place * (len(segments) - start) - start
-
-        def denoise(segment: Segment, window: torch.Tensor) -> torch.Tensor:
-            done = steps * (before + segment.index)
-            place = (segment.noisy[0] / count, (segment.noisy[-1] + 1) / count)
-            callback = progress.callback(done, segment.clean, place)
-            seed = clip_seed(clip.seed, segment.index)
-            result = self._denoise(guider, segment, window, take_window(noise, segment), seed, callback)
-            progress.finish(done + steps)
-            return result
-
-        for segment in run_segments(latents, segments, denoise, start=start):
-            host.logger.debug("Segment %d of %d is done", segment.index + 1, len(segments))
-        return latents[:, :, :count]
-
-    def _log(self, latents: torch.Tensor, segments: list[Segment], seconds: float) -> None:
-        width, height = pixel_size(latents)
-        host.logger.info(
-            "Stage II (%s, %s): %dx%d, %d latent frames, %d segments, %d steps, %d tokens a window, %.1f s",
-            self.kind,
-            self.options.context,
-            width,
-            height,
-            latents.shape[2],
-            len(segments),
-            len(self.sigmas) - 1,
-            window_tokens(segments, height, width),
-            seconds,
-        )
-
-    def _denoise(
-        self,
-        guider: Any,
-        segment: Segment,
-        window: torch.Tensor,
-        noise: torch.Tensor,
-        seed: int,
-        callback: Callable[..., None],
-    ) -> torch.Tensor:
-        height, width = window.shape[-2:]
-        # A clean frame's reference channels hold its own latent: exactly what the window holds.
-        concat = window.clone() if self.kind == "concat" else None
-        view = self.options.view(segment, *pixel_size(window))
-        host.aim_guider(guider, prompts.guider_for(self.guider, segment), view, concat)
-        result = host.sample(
-            guider,
-            noise,
-            window,
-            self.sampler,
-            self.sigmas,
-            mask=clean_mask(len(segment.window), segment.clean, height, width),
-            callback=callback,
-            # Samplers that add noise of their own must not repeat it in every segment.
-            seed=seed,
-        )
-        checks.finite_segment(result, segment)
-        # The window's noisy frames came from z_ref: the same frames of the clip, before Stage II.
-        return match_statistics(result, window, self.drift_control)

@@ -16,6 +16,12 @@ PHOTOS = (
 )
 """What an image socket of Stage I takes."""
 
+SIZE_RULE = (
+    "Must be a multiple of 32 (16 for Wan2.2-I2V-A14B). A quarter of the final size keeps the "
+    "paper's proportions."
+)
+"""Which sizes a clip of Stage I may have."""
+
 
 def seed(what: str) -> io.Int.Input:
     """Return the seed widget of a node that draws ``what``."""

@@ -72,7 +72,7 @@ def pack(workspace):
         host=modules["nodes.host"],
         autoencoder=modules["nodes.autoencoder"],
         checks=modules["nodes.checks"],
-        sampler=modules["nodes.sampler"],
+        segment_sampling=modules["nodes.segment_sampling"],
         video_file=modules["nodes.video_file"],
         windows=modules["nodes.windows"],
         modules=modules,

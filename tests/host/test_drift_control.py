@@ -16,7 +16,9 @@ def model(request, stage_one, stage_two):
 
 def test_0_is_the_sampler_without_it(pack, run, model, z_ref, monkeypatch):
     controlled = sampled(run, model, z_ref, denoise=0.5, drift_control=0.0)
-    monkeypatch.setattr(pack.sampler, "match_statistics", lambda result, reference, strength: result)
+    monkeypatch.setattr(
+        pack.segment_sampling, "match_statistics", lambda result, reference, strength: result
+    )
     assert torch.equal(controlled, sampled(run, model, z_ref, denoise=0.5, drift_control=1.0))
 
 
