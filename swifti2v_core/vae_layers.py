@@ -1,8 +1,8 @@
 """The layers of the Wan autoencoders, run some frames at a time over the host's own modules and weights.
 
 Tensors are ``[B, F, H, W, C]`` and contiguous: channels last, which is what convolutions on a GPU are
-fastest with, what lets PyTorch's norm over channels do with one pass (from version 2.9 on), and what keeps
-a frame in one piece. A causal convolution finds the newest frames of its last turn in a `Memory` and gets
+fastest with, what lets PyTorch's own fused norm over channels be used (seen in 2.11), and what keeps a
+frame in one piece. A causal convolution finds the newest frames of its last turn in a `Memory` and gets
 them and its activated input in one tensor, written once: nothing is padded, cloned or put together again.
 
 Both families are known: Wan2.2 (48 channels, ``comfy/ldm/wan/vae2_2.py``) and Wan2.1 (16 channels,
