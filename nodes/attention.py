@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from ..swifti2v_core import backend
 from ..swifti2v_core.attention import Attend, ReadOnlyContext
 from ..swifti2v_core.temporal_windows import attend_in_windows, plan_windows
+from . import internals
 
 OVERRIDE = "optimized_attention_override"
 """ComfyUI's name of the transformer option."""
@@ -50,11 +51,11 @@ class Below:
         Override that was there before, or None; it decides alone.
     plain
         ComfyUI's attention on PyTorch's kernels, the only one whose kernel is ours to choose: with
-        another one the user started ComfyUI on purpose.
+        another one the user started ComfyUI on purpose. None where it is not known.
     """
 
     users: Callable[..., torch.Tensor] | None
-    plain: Callable[..., torch.Tensor]
+    plain: Callable[..., torch.Tensor] | None
 
 
 @dataclass
@@ -77,6 +78,7 @@ class ReadOnlyForward:
     conditioning: Hashable
     noisy_alone: bool
     last_block: Hashable = None
+    feature: ClassVar[internals.Feature] = internals.READ_ONLY
 
     def attend(
         self,
@@ -118,6 +120,7 @@ class TemporalForward:
     frames: int
     frame_tokens: int
     last_block: Hashable = None
+    feature: ClassVar[internals.Feature] = internals.TEMPORAL_WINDOWS
 
     def attend(
         self,
@@ -150,7 +153,7 @@ class TemporalForward:
         return attend_in_windows(attend, *parts, windows, token_dim=token_dim, output_dim=output_dim)
 
 
-def install(options: dict[str, Any], plain: Callable[..., torch.Tensor]) -> None:
+def install(options: dict[str, Any], plain: Callable[..., torch.Tensor] | None) -> None:
     """Put our override into transformer options, around the one that is there; once is enough."""
     if options.get(OVERRIDE) is override:
         return
@@ -158,7 +161,7 @@ def install(options: dict[str, Any], plain: Callable[..., torch.Tensor]) -> None
     options[OVERRIDE] = override
 
 
-def installer(plain: Callable[..., torch.Tensor]) -> Callable[..., Any]:
+def installer(plain: Callable[..., torch.Tensor] | None) -> Callable[..., Any]:
     """Return a wrapper around ComfyUI's ``apply_model`` that installs our override in every forward.
 
     For compiled blocks, which models patched later share: the override is then there from the first run on,
@@ -231,13 +234,21 @@ def override(
     arranged: ReadOnlyForward | TemporalForward | None = options.get(READ_ONLY) or options.get(TEMPORAL)
     if arranged is None:
         return attend(query, key, value)
+    if "block_index" not in options:
+        raise RuntimeError(internals.sentence(["block_index in its transformer options"], arranged.feature))
     return arranged.attend(
         attend,
         (query, key, value),
-        options.get("block_index"),
+        options["block_index"],
         token_dim=2 if kwargs.get("skip_reshape") else 1,
         output_dim=2 if kwargs.get("skip_output_reshape") else 1,
     )
+
+
+def check_used(arranged: ReadOnlyForward | TemporalForward | None) -> None:
+    """Raise RuntimeError if a forward has ended and ComfyUI never asked `override` how to attend."""
+    if arranged is not None and arranged.last_block is None:
+        raise RuntimeError(internals.sentence([f"call of {OVERRIDE}"], arranged.feature))
 
 
 def _prefers_cudnn(query: torch.Tensor, key: torch.Tensor, heads: int, heads_in: bool) -> bool:

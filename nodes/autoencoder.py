@@ -14,11 +14,18 @@ from ..swifti2v_core.pixels import FiniteCheck, Report, silent, to_bytes
 from ..swifti2v_core.reference import with_anchor
 from ..swifti2v_core.transfer import one_behind
 from . import host
+from .internals import STREAMING, VAE_INTERNALS, works
 
 
 def vae_channels(vae: Any) -> int:
     """Return the latent channels of a VAE."""
     return vae.latent_channels
+
+
+def _streams(vae: Any) -> bool:
+    """Tell whether a VAE is coded here, strip by strip, and not by ComfyUI."""
+    known = works(STREAMING) and all(hasattr(vae, name) for name in VAE_INTERNALS)
+    return known and vae_stream.streams(vae.first_stage_model)
 
 
 Chunks = Callable[[torch.device], Iterator[torch.Tensor]]
@@ -52,7 +59,7 @@ def encode_reference(vae: Any, frames: int, height: int, width: int, chunks: Chu
         ``[1, 48, T, h, w]``; latent frame 0 is the first frame alone.
     """
     latent = None
-    if vae_stream.streams(vae.first_stage_model):
+    if _streams(vae):
         latent = _encode_streamed(vae, _encode_strips(vae, height, width), chunks)
     if latent is None:
         clip = _put_together(frames, chunks(torch.device("cpu")))
@@ -78,7 +85,8 @@ def _encode_streamed(vae: Any, strips: int, chunks: Chunks) -> torch.Tensor | No
             latent_frames = vae_stream.StripEncoder(vae.first_stage_model, strips).encode(pieces)
             return torch.cat([host.to_storage(latent_frame) for latent_frame in latent_frames], dim=2)
         except Exception as error:
-            host.raise_unless_out_of_memory(error)
+            if not host.is_out_of_memory(error):
+                raise
             # Only noted: inside this block the exception keeps the failed attempt's tensors alive.
             strips *= 2
         del pieces
@@ -107,7 +115,7 @@ def _put_together(count: int, pieces: Iterator[torch.Tensor], report: Report = s
 
 def decode_images(vae: Any, latent: torch.Tensor) -> torch.Tensor:
     """Decode a latent ``[B, C, T, h, w]`` to one IMAGE ``[B * F, H, W, 3]``, filled as frames are done."""
-    if not vae_stream.streams(vae.first_stage_model):
+    if not _streams(vae):
         return _decode_whole(vae, latent)
     count = len(latent) * pixel_frame_count(latent.shape[2])
     # Half precision is finer than what 16-bit weights compute, and takes half as long to leave the GPU.
@@ -121,7 +129,7 @@ def decode_bytes(vae: Any, latent: torch.Tensor) -> Iterator[torch.Tensor]:
 
     Wan autoencoders stream (`vae_stream.StripDecoder`); any other is decoded whole by ComfyUI.
     """
-    if vae_stream.streams(vae.first_stage_model):
+    if _streams(vae):
         yield from _decode_streamed(vae, latent, to_bytes)
         return
     for frame in _decode_whole(vae, latent).split(1):
@@ -165,7 +173,8 @@ def _decode_streamed(
                     yield frames
                 break
             except Exception as error:
-                host.raise_unless_out_of_memory(error)
+                if not host.is_out_of_memory(error):
+                    raise
                 # Nothing more here: inside this block the exception keeps the attempt's tensors alive.
             host.release_memory()
             plan = vae_plan.smaller_plan(plan)

@@ -9,6 +9,7 @@ from comfy_api.latest import InputImpl, io, ui
 
 from ..swifti2v_core.geometry import pixel_frame_count
 from . import autoencoder, checks, host
+from .internals import SAVING, need
 from .video_file import CODECS, VideoFile
 
 CATEGORY = "SwiftI2V"
@@ -123,6 +124,7 @@ class DecodeToVideo(io.ComfyNode):
                 f"the nearest valid value is {chosen.highest_crf}."
             )
         chosen.check_available()
+        need(SAVING)
         checks.filename_prefix(filename_prefix)
         pieces = autoencoder.decode_bytes(vae, latent)
         first = next(pieces)

@@ -1,8 +1,4 @@
-"""The only door to ComfyUI's internals; every use says why the public API does not do.
-
-``comfy_api`` covers schemas and sockets. Models, samplers, guiders, previews and folders have no
-public API yet, so the few names used are gathered here.
-"""
+"""What the nodes ask of ComfyUI's internals, which `internals` looks up."""
 
 from __future__ import annotations
 
@@ -16,26 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_management
-import comfy.model_sampling
-import comfy.sample
-import comfy.samplers
-import comfy.sd
-import comfy.utils
-import folder_paths
-import latent_preview
 import torch
-from comfy.cli_args import args
-from comfy.ldm.modules.attention import attention_pytorch
-from comfy.model_patcher import create_model_options_clone
-from comfy.patcher_extension import WrappersMP
-from comfy_api.torch_helpers import set_torch_compile_wrapper
 from safetensors import SafetensorError, safe_open
 from torch.cuda import synchronize
 from tqdm.auto import tqdm
 
 from ..swifti2v_core.seeds import clip_seed
-from . import attention, compiling, temporal, timeline, windows
+from . import attention, compiling, internals, temporal, timeline, windows
+from .internals import internal, need, of_model, works
 
 logger = logging.getLogger("SwiftI2V")
 
@@ -47,18 +31,26 @@ WEIGHT_DTYPES = {
 }
 """The same choices as ComfyUI's own diffusion model loader."""
 
-PLAIN_ATTENTION = getattr(attention_pytorch, "__wrapped__", attention_pytorch)
-"""ComfyUI's attention on PyTorch's kernels, as overrides are handed it."""
+PLAIN_ATTENTION = None
+"""ComfyUI's attention on PyTorch's kernels, as overrides are handed it; None if it is not known."""
+if works(internals.KERNELS):
+    PLAIN_ATTENTION = internal("comfy.ldm.modules.attention.attention_pytorch")
+    PLAIN_ATTENTION = getattr(PLAIN_ATTENTION, "__wrapped__", PLAIN_ATTENTION)
 
 COMPILER = "inductor"
 """Backend of torch.compile."""
+
+WAN_PARTS = ("patch_embedding", "text_embedding", "time_projection", "head")
+"""What Wan networks are made of: names that stay, because the weights in every file have them."""
 
 # --- Files ----------------------------------------------------------------------------------------
 
 
 def model_files(folder: str) -> list[str]:
     """Return the model files of a ComfyUI folder, extra model paths included."""
-    return folder_paths.get_filename_list(folder)
+    if not works(internals.LOADERS):
+        return []
+    return internal("folder_paths.get_filename_list")(folder)
 
 
 def input_channels_of_file(name: str) -> int | None:
@@ -74,7 +66,7 @@ def input_channels_of_file(name: str) -> int | None:
     ValueError
         If the file is damaged or holds no Wan patch embedding.
     """
-    path = folder_paths.get_full_path_or_raise("diffusion_models", name)
+    path = internal("folder_paths.get_full_path_or_raise")("diffusion_models", name)
     if not path.endswith((".safetensors", ".sft")):
         return None
     try:
@@ -92,21 +84,22 @@ def input_channels_of_file(name: str) -> int | None:
 
 def load_model(name: str, weight_dtype: str) -> Any:
     """Load a diffusion model as ComfyUI's own loader does."""
-    path = folder_paths.get_full_path_or_raise("diffusion_models", name)
-    return comfy.sd.load_diffusion_model(path, model_options=dict(WEIGHT_DTYPES[weight_dtype]))
+    path = internal("folder_paths.get_full_path_or_raise")("diffusion_models", name)
+    load = internal("comfy.sd.load_diffusion_model")
+    return load(path, model_options=dict(WEIGHT_DTYPES[weight_dtype]))
 
 
 def apply_lora(model: Any, name: str, strength: float) -> Any:
     """Return a clone of ``model`` with a LoRA file applied, as ``LoraLoaderModelOnly`` does."""
-    path = folder_paths.get_full_path_or_raise("loras", name)
-    lora = comfy.utils.load_torch_file(path, safe_load=True)
-    patched, _ = comfy.sd.load_lora_for_models(model, None, lora, strength, 0)
+    path = internal("folder_paths.get_full_path_or_raise")("loras", name)
+    lora = internal("comfy.utils.load_torch_file")(path, safe_load=True)
+    patched, _ = internal("comfy.sd.load_lora_for_models")(model, None, lora, strength, 0)
     return patched
 
 
 def output_folder() -> str:
     """Return the absolute path of the folder that ComfyUI saves to."""
-    return os.path.abspath(folder_paths.get_output_directory())
+    return os.path.abspath(internal("folder_paths.get_output_directory")())
 
 
 def save_path(prefix: str, extension: str, width: int, height: int) -> tuple[str, str, str]:
@@ -114,16 +107,15 @@ def save_path(prefix: str, extension: str, width: int, height: int) -> tuple[str
 
     ComfyUI refuses prefixes that leave the output folder.
     """
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory(), width, height
-    )
+    new_path = internal("folder_paths.get_save_image_path")
+    folder, name, counter, subfolder, _ = new_path(prefix, output_folder(), width, height)
     file = f"{name}_{counter:05}_.{extension}"
     return os.path.join(folder, file), file, subfolder
 
 
 def workflow_metadata(prompt: Any, extra: dict[str, Any] | None) -> dict[str, str]:
     """Return the tags that let ComfyUI restore the graph from a file; empty if the user said no."""
-    if args.disable_metadata:
+    if not works(internals.METADATA) or internal("comfy.cli_args.args.disable_metadata"):
         return {}
     tags = {name: json.dumps(value) for name, value in (extra or {}).items()}
     return tags if prompt is None else {"prompt": json.dumps(prompt), **tags}
@@ -134,34 +126,33 @@ def workflow_metadata(prompt: Any, extra: dict[str, Any] | None) -> dict[str, st
 
 def input_channels(model: Any) -> int:
     """Return the channels that a Wan model takes (noisy latent and concatenated conditions)."""
-    return model.get_model_object("diffusion_model").in_dim
+    return of_model(model, "diffusion_model.in_dim")
 
 
 def latent_channels(model: Any) -> int:
     """Return the channels of the latents that a model generates."""
-    return model.get_model_object("latent_format").latent_channels
+    return of_model(model, "latent_format.latent_channels")
 
 
 def is_wan(model: Any) -> bool:
     """Tell whether a MODEL is of the Wan family, whose windows this pack knows how to place."""
     network = model.get_model_object("diffusion_model")
-    return hasattr(network, "rope_encode") and hasattr(network, "forward_orig")
+    return all(hasattr(network, part) for part in WAN_PARTS)
 
 
 def model_shift(model: Any) -> float:
     """Return the resolution shift of a flow model."""
-    return float(getattr(model.get_model_object("model_sampling"), "shift", 1.0))
+    return float(of_model(model, "model_sampling.shift"))
 
 
 def with_shift(model: Any, shift: float) -> Any:
     """Return a clone of ``model`` with another resolution shift; the input keeps its own."""
     clone = model.clone()
 
-    class FlowSampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
-        pass
-
+    flow = internal("comfy.model_sampling.ModelSamplingDiscreteFlow")
     # Built from the model's own settings, like ComfyUI's ModelSamplingSD3 node.
-    sampling = FlowSampling(model.model.model_config)
+    flow_sampling = type("FlowSampling", (flow, internal("comfy.model_sampling.CONST")), {})
+    sampling = flow_sampling(model.model.model_config)
     sampling.set_parameters(shift=shift, multiplier=1000)
     clone.add_object_patch("model_sampling", sampling)
     return clone
@@ -174,8 +165,9 @@ def with_compiled_blocks(model: Any) -> Any:
     """
     # As ComfyUI's TorchCompileModel: weights must not be moved in and out below compiled code.
     clone = model.clone(disable_dynamic=True)
-    blocks = len(clone.get_model_object("diffusion_model").blocks)
-    set_torch_compile_wrapper(
+    blocks = len(of_model(clone, "diffusion_model.blocks"))
+    compile_parts = internal("comfy_api.torch_helpers.set_torch_compile_wrapper")
+    compile_parts(
         clone,
         COMPILER,
         options={"guard_filter_fn": compiling.guards_to_keep},
@@ -183,18 +175,20 @@ def with_compiled_blocks(model: Any) -> Any:
         keys=[f"diffusion_model.blocks.{index}" for index in range(blocks)],
     )
     for wrapper in (compiling.allow_many_graphs, attention.installer(PLAIN_ATTENTION)):
-        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, windows.KEY, wrapper)
+        place = internal("comfy.patcher_extension.WrappersMP.APPLY_MODEL")
+        clone.add_wrapper_with_key(place, windows.KEY, wrapper)
     return clone
 
 
 def with_temporal_windows(model: Any, window_frames: int) -> Any:
     """Return a clone of ``model`` whose self-attention runs inside windows of ``window_frames``."""
+    need(internals.TEMPORAL_WINDOWS, model=model)
     clone = model.clone()
     options = clone.model_options.setdefault("transformer_options", {})
     options[temporal.KEY] = temporal.TemporalWindows(window_frames, PLAIN_ATTENTION)
     for place, wrapper in (
-        (WrappersMP.DIFFUSION_MODEL, temporal.temporal_forward),
-        (WrappersMP.APPLY_MODEL, temporal.tell_apart),
+        (internal("comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL"), temporal.temporal_forward),
+        (internal("comfy.patcher_extension.WrappersMP.APPLY_MODEL"), temporal.tell_apart),
     ):
         clone.remove_wrappers_with_key(place, temporal.KEY)  # of a model that was patched before
         clone.add_wrapper_with_key(place, temporal.KEY, wrapper)
@@ -203,12 +197,12 @@ def with_temporal_windows(model: Any, window_frames: int) -> Any:
 
 def device_type() -> str:
     """Return the kind of device that ComfyUI computes on, as PyTorch names it."""
-    return comfy.model_management.get_torch_device().type
+    return internal("comfy.model_management.get_torch_device")().type
 
 
 def text_width(model: Any) -> int:
     """Return the width of the text embeddings that a Wan model reads."""
-    return model.get_model_object("diffusion_model").text_dim
+    return of_model(model, "diffusion_model.text_dim")
 
 
 def empty_conditioning(model: Any) -> list[Any]:
@@ -226,17 +220,19 @@ def extend_conditioning(conditioning: Any, values: dict[str, Any]) -> Any:
 
 def sampler_names() -> list[str]:
     """Return the samplers that ComfyUI offers."""
-    return list(comfy.samplers.SAMPLER_NAMES)
+    if not works(internals.SAMPLER_LIST):
+        return ["euler"]
+    return list(internal("comfy.samplers.SAMPLER_NAMES"))
 
 
 def sampler_object(name: str) -> Any:
     """Return a SAMPLER by name."""
-    return comfy.samplers.sampler_object(name)
+    return internal("comfy.samplers.sampler_object")(name)
 
 
 def cfg_guider(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
     """Return a GUIDER with classifier-free guidance; 1 skips the negative prompt."""
-    guider = comfy.samplers.CFGGuider(model)
+    guider = internal("comfy.samplers.CFGGuider")(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
     return guider
@@ -245,7 +241,8 @@ def cfg_guider(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
 def motion_guider(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
     """Return the GUIDER of a Stage I sampling, with the attention that suits the card."""
     guider = cfg_guider(model, positive, negative, cfg)
-    guider.model_options = create_model_options_clone(guider.model_options)
+    clone_options = internal("comfy.model_patcher.create_model_options_clone")
+    guider.model_options = clone_options(guider.model_options)
     attention.install(guider.model_options.setdefault("transformer_options", {}), PLAIN_ATTENTION)
     return guider
 
@@ -262,7 +259,8 @@ class SeededNoise:
         # A clip picked from a batch keeps its number, and so its noise.
         numbers = latent.get("batch_index") or range(len(clips))
         seeded = zip(clips, (clip_seed(self.seed, number) for number in numbers), strict=True)
-        return torch.cat([comfy.sample.prepare_noise(*clip_and_seed) for clip_and_seed in seeded])
+        prepare = internal("comfy.sample.prepare_noise")
+        return torch.cat([prepare(*clip_and_seed) for clip_and_seed in seeded])
 
 
 def sample(
@@ -292,18 +290,33 @@ def sample(
 
 def to_storage(latent: torch.Tensor) -> torch.Tensor:
     """Move a latent to the device where ComfyUI keeps results between nodes."""
-    return latent.to(device=comfy.model_management.intermediate_device(), dtype=torch.float32)
+    device = torch.device("cpu")
+    if works(internals.GPU_RESULTS):
+        device = internal("comfy.model_management.intermediate_device")()
+    return latent.to(device=device, dtype=torch.float32)
 
 
 def frame_progress(total: int) -> Callable[[int], None]:
     """Return a function that shows how many of ``total`` frames are done and stops when cancelled."""
-    bar = comfy.utils.ProgressBar(total)
+    bar = _page_bar(total)
 
     def report(done: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        bar.update_absolute(done)
+        if works(internals.STOPPING):
+            internal("comfy.model_management.throw_exception_if_processing_interrupted")()
+        bar(done)
 
     return report
+
+
+def _page_bar(total: int) -> Callable[..., None]:
+    """Return what moves a progress bar in ComfyUI's page: called with steps done, total and preview."""
+    if not works(internals.PROGRESS):
+        return _nothing
+    return internal("comfy.utils.ProgressBar")(total).update_absolute
+
+
+def _nothing(*_: object) -> None:
+    """Stand in for what ComfyUI does not have."""
 
 
 class SamplingProgress:
@@ -321,10 +334,12 @@ class SamplingProgress:
     """
 
     def __init__(self, model: Any, total: int) -> None:
-        self._bar = comfy.utils.ProgressBar(total)
-        self._console = tqdm(total=total, disable=not comfy.utils.PROGRESS_BAR_ENABLED)
-        self._total = total
-        self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+        self._bar, self._total, self._previewer = _page_bar(total), total, None
+        hidden = works(internals.CONSOLE) and not internal("comfy.utils.PROGRESS_BAR_ENABLED")
+        self._console = tqdm(total=total, disable=hidden)
+        if works(internals.PREVIEWS):
+            previewer = internal("latent_preview.get_previewer")
+            self._previewer = previewer(model.load_device, model.model.latent_format)
 
     def callback(
         self, done: int, first_frame: int, place: tuple[float, float] | None = None
@@ -361,7 +376,7 @@ class SamplingProgress:
 
     def _show(self, done: int, preview: Any) -> None:
         self._console.update(done - self._console.n)
-        self._bar.update_absolute(done, self._total, preview)
+        self._bar(done, self._total, preview)
 
     def __enter__(self) -> SamplingProgress:
         return self
@@ -381,11 +396,11 @@ def window_guider(guider: Any) -> Any:
     """
     clone = copy.copy(guider)
     clone.model_patcher = guider.model_patcher.clone()
-    for place, wrapper in (
-        (WrappersMP.DIFFUSION_MODEL, windows.window_forward),
-        (WrappersMP.PREPARE_SAMPLING, windows.count_kept_context),
-    ):
-        clone.model_patcher.add_wrapper_with_key(place, windows.KEY, wrapper)
+    around_network = internal("comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL")
+    clone.model_patcher.add_wrapper_with_key(around_network, windows.KEY, windows.window_forward)
+    if works(internals.KEPT_MEMORY, guider.model_patcher):
+        around_loading = internal("comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING")
+        clone.model_patcher.add_wrapper_with_key(around_loading, windows.KEY, windows.count_kept_context)
     return clone
 
 
@@ -406,10 +421,14 @@ def aim_guider(
         Reference channels of the window, ``[B, 48, W, h, w]`` in VAE space, or None for plain
         weights.
     """
-    clone.model_options = create_model_options_clone(guider.model_options)
+    clone_options = internal("comfy.model_patcher.create_model_options_clone")
+    clone.model_options = clone_options(guider.model_options)
     options = clone.model_options.setdefault("transformer_options", {})
     options[windows.KEY] = view
-    options[windows.KEPT_BYTES] = windows.kept_bytes(guider.model_patcher, view, _conditions_run(guider))
+    if works(internals.KEPT_MEMORY, guider.model_patcher):
+        options[windows.KEPT_BYTES] = windows.kept_bytes(
+            guider.model_patcher, view, _conditions_run(guider)
+        )
     attention.install(options, PLAIN_ATTENTION)
     added = {} if concat_latent is None else {"concat_latent_image": concat_latent}
     clone.original_conds = {
@@ -421,7 +440,8 @@ def aim_guider(
 def _conditions_run(guider: Any) -> int:
     """Return how many conditions a guider runs per step; without guidance ComfyUI skips the negative."""
     counts = {name: len(conditions) for name, conditions in guider.original_conds.items()}
-    usual = getattr(type(guider), "predict_noise", None) is comfy.samplers.CFGGuider.predict_noise
+    plain = internal("comfy.samplers.CFGGuider.predict_noise")
+    usual = getattr(type(guider), "predict_noise", None) is plain
     if usual and math.isclose(guider.cfg, 1) and not guider.model_options.get("disable_cfg1_optimization"):
         counts.pop("negative", None)
     return sum(counts.values())
@@ -432,12 +452,12 @@ def _conditions_run(guider: Any) -> int:
 
 def make_room(patcher: Any, needed: float) -> None:
     """Load a model and free ``needed`` bytes beside it, as ComfyUI does before every use."""
-    comfy.model_management.load_models_gpu([patcher], memory_required=needed)
+    internal("comfy.model_management.load_models_gpu")([patcher], memory_required=needed)
 
 
 def total_memory(device: torch.device) -> float:
     """Return the bytes a device has."""
-    return comfy.model_management.get_total_memory(device)
+    return internal("comfy.model_management.get_total_memory")(device)
 
 
 def free_memory(patcher: Any, device: torch.device) -> float:
@@ -445,13 +465,13 @@ def free_memory(patcher: Any, device: torch.device) -> float:
     return patcher.get_free_memory(device)
 
 
-def raise_unless_out_of_memory(error: Exception) -> None:
-    """Raise ``error`` again unless it says that the device's memory is exhausted."""
-    known = getattr(comfy.model_management, "raise_non_oom", None)  # later than ComfyUI 0.16.3
-    if known is not None:
-        known(error)
-    elif not isinstance(error, comfy.model_management.OOM_EXCEPTION):
-        raise error
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory is exhausted, the device's or the host's."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    if works(internals.LATE_ERRORS) and internal("comfy.model_management.is_oom")(error):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 @contextmanager
@@ -460,7 +480,7 @@ def pinning(device: torch.device) -> Iterator[Callable[[torch.Tensor], None]]:
     pinned: list[torch.Tensor] = []
 
     def pin(tensor: torch.Tensor) -> None:
-        if comfy.model_management.pin_memory(tensor):
+        if works(internals.PINNING) and internal("comfy.model_management.pin_memory")(tensor):
             pinned.append(tensor)
 
     try:
@@ -469,9 +489,10 @@ def pinning(device: torch.device) -> Iterator[Callable[[torch.Tensor], None]]:
         if pinned:
             synchronize(device)  # copies may still be under way
         for tensor in pinned:
-            comfy.model_management.unpin_memory(tensor)
+            internal("comfy.model_management.unpin_memory")(tensor)
 
 
 def release_memory() -> None:
     """Give cached blocks back to the device."""
-    comfy.model_management.soft_empty_cache()
+    if works(internals.RELEASING):
+        internal("comfy.model_management.soft_empty_cache")()

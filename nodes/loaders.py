@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from . import checks, host
+from .internals import COMPILE, LOADERS, LORAS, need
 
 CATEGORY = "SwiftI2V/loaders"
 NONE = "none"
@@ -68,6 +69,16 @@ def _compile_blocks() -> io.Boolean.Input:
         "step is a little faster, but the first run of each size waits for the compiler, up to minutes; "
         "a GPU needs Triton.",
     )
+
+
+def _check_asked(loras: tuple[str, ...], compile_blocks: bool) -> None:
+    """Raise an error unless ComfyUI and PyTorch have what these widgets ask for."""
+    need(LOADERS)
+    if any(name != NONE for name in loras):
+        need(LORAS)
+    if compile_blocks:
+        need(COMPILE)
+        checks.can_compile(host.device_type())
 
 
 def _load(name: str, lora: str, strength: float, shift: float, weight_dtype: str) -> Any:
@@ -142,8 +153,7 @@ class LoadStageI(io.ComfyNode):
         weight_dtype: str,
         compile_blocks: bool = False,
     ) -> io.NodeOutput:
-        if compile_blocks:
-            checks.can_compile(host.device_type())
+        _check_asked((high_noise_lora, low_noise_lora), compile_blocks)
         for name in (high_noise_model, low_noise_model):
             channels = None if name == NONE else host.input_channels_of_file(name)
             if channels is not None:
@@ -211,8 +221,7 @@ class LoadStageII(io.ComfyNode):
         weight_dtype: str,
         compile_blocks: bool = False,
     ) -> io.NodeOutput:
-        if compile_blocks:
-            checks.can_compile(host.device_type())
+        _check_asked((lora,), compile_blocks)
         channels = host.input_channels_of_file(model_name)
         if channels is not None:
             checks.stage_two_kind(channels)

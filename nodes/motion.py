@@ -28,6 +28,7 @@ from ..swifti2v_core.segments import clean_mask
 from ..swifti2v_core.sigmas import EXPERT_BOUNDARY
 from ..swifti2v_core.stage_one import keep_clean, photo_first, photo_then_gray
 from . import autoencoder, checks, host, widgets
+from .internals import SAMPLING, need
 
 CATEGORY = "SwiftI2V"
 
@@ -233,6 +234,7 @@ class MotionSampler(io.ComfyNode):
         chunk_frames: int = 0,
         overlap_frames: int = 8,
     ) -> io.NodeOutput:
+        need(SAMPLING)
         models = _experts(model_high_noise, model_low_noise)
         channels = _check_experts(models)
         checks.image(image, "The photo")

@@ -12,6 +12,7 @@ from ..swifti2v_core.guidance import STRONGEST, check_reference_strength
 from ..swifti2v_core.segments import keep_finished
 from ..swifti2v_core.sigmas import check_denoise
 from . import checks, host, widgets
+from .internals import READ_ONLY, SAMPLING, SEGMENTS, need
 from .segment_sampling import CONTEXTS, POSITIONS, SegmentSampling, WindowOptions
 
 CATEGORY = "SwiftI2V"
@@ -138,6 +139,13 @@ def _latent_output() -> io.Latent.Output:
     )
 
 
+def _check_internals(model: Any, context: str) -> None:
+    """Raise RuntimeError unless ComfyUI has what windows and a choice of context need."""
+    need(SEGMENTS, model=model)
+    if context == "read-only":
+        need(READ_ONLY)
+
+
 class SegmentSampler(io.ComfyNode):
     """Redraw the reference at full size, segment by segment."""
 
@@ -204,7 +212,9 @@ class SegmentSampler(io.ComfyNode):
         drift_control: float = 0.25,
         keyframes: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
+        need(SAMPLING)
         kind = checks.stage_two_model(model)
+        _check_internals(model, context)
         reference = checks.reference(z_ref)
         strength = _strength_for(kind, reference_strength)
         check_drift_control(drift_control)
@@ -320,6 +330,7 @@ class SegmentSamplerAdvanced(io.ComfyNode):
     ) -> io.NodeOutput:
         checks.custom_sampling(noise, guider, sampler, sigmas)
         kind = checks.stage_two_model(guider.model_patcher)
+        _check_internals(guider.model_patcher, context)
         checks.guider_conditions(guider)
         reference = checks.reference(z_ref)
         strength = _strength_for(kind, reference_strength)

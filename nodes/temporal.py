@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .attention import TEMPORAL, TemporalForward, install
+from .attention import TEMPORAL, TemporalForward, check_used, install
 
 KEY = "SwiftI2V_temporal_windows"
 """Our name among wrappers and transformer options."""
@@ -31,7 +31,7 @@ class TemporalWindows:
     """
 
     window_frames: int
-    plain: Callable[..., torch.Tensor]
+    plain: Callable[..., torch.Tensor] | None
 
 
 def tell_apart(executor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -87,7 +87,9 @@ def temporal_forward(
     windows: TemporalWindows = options[KEY]
     install(options, windows.plain)
     options[TEMPORAL] = _forward(windows.window_frames, x, executor.class_obj.patch_size)
-    return executor(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
+    result = executor(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
+    check_used(options[TEMPORAL])
+    return result
 
 
 def _forward(

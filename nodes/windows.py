@@ -14,7 +14,7 @@ import torch
 
 from ..swifti2v_core.attention import ReadOnlyContext
 from ..swifti2v_core.guidance import Reference, inputs_to_run, mix_predictions, predictions_per_step
-from .attention import READ_ONLY, ReadOnlyForward
+from .attention import READ_ONLY, ReadOnlyForward, check_used
 
 KEY = "SwiftI2V"
 """Our name among wrappers and transformer options."""
@@ -104,6 +104,7 @@ def window_forward(
             transformer_options=options,
             **kwargs,
         )
+        check_used(read_only)
         # Clean frames are replaced by the sampler's mask; any value will do.
         missing = (0, 0, 0, 0, skipped, 0)
         predictions[reference] = torch.nn.functional.pad(result, missing) if skipped else result

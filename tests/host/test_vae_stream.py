@@ -453,7 +453,9 @@ def test_out_of_memory_at_every_number_of_strips(pack, host_vae, latent, whole, 
 
 
 def test_what_is_pinned_is_unpinned_also_after_an_error(pack, host_vae, latent, monkeypatch):
-    management, pinned, order = pack.host.comfy.model_management, {}, []
+    import comfy.model_management as management
+
+    pinned, order = {}, []
     monkeypatch.setattr(management, "pin_memory", lambda tensor: pinned.setdefault(id(tensor), True))
     monkeypatch.setattr(management, "unpin_memory", lambda t: order.append("unpin") or pinned.pop(id(t)))
     monkeypatch.setattr(pack.host, "synchronize", lambda device: order.append("wait"))

@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,33 +74,53 @@ def test_shipped_code_does_nothing_the_registry_blocks(path):
             assert not dotted.endswith((".eval", ".cuda", ".empty_cache"))
 
 
+def modules_of(tree):
+    """Every module that a file names to import it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module
+
+
 @pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
 def test_rooms(path):
-    """The core knows no host, and only nodes/host.py knows the host's internals."""
-    room = path.relative_to(ROOT).parts[0]
-    modules = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            modules |= {alias.name.split(".")[0] for alias in node.names}
-        if isinstance(node, ast.ImportFrom) and not node.level:
-            modules.add((node.module or "").split(".")[0])
-    internals = {
-        "comfy",
-        "folder_paths",
-        "latent_preview",
-        "execution",
-        "server",
-        "node_helpers",
-        "comfy_extras",
-    }
+    """The core knows no host; the nodes import its public API, and only nodes/internals.py looks up more."""
+    room, modules = path.relative_to(ROOT).parts[0], set(modules_of(ast.parse(path.read_text())))
+    packages = {module.split(".")[0] for module in modules}
     if room == "swifti2v_core":
-        assert not modules & (internals | {"comfy_api", "nodes"})
-        assert modules <= {
+        assert packages <= {
             "__future__", "collections", "dataclasses", "itertools", "math", "typing", "torch", "kornia",
             "einops", "numpy", "safetensors",
         }  # fmt: skip
-    elif path.name != "host.py":
-        assert not modules & internals
+        return
+    known = sys.stdlib_module_names | {"av", "safetensors", "torch", "tqdm", "PIL"}
+    assert {module for module in modules if module.split(".")[0] not in known} <= {"comfy_api.latest"}
+    assert not modules & {"importlib", "runpy"}
+    assert "pkgutil" not in modules or path.name == "internals.py"
+
+
+def literal_calls(tree, name):
+    """The last argument, a literal, of every call of a function by name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
+            yield node.args[-1].value
+
+
+def test_every_internal_is_in_the_table_and_every_row_is_used():
+    """No name of ComfyUI's is imported (see above), so what is asked for here is all that is reached."""
+    sources = [path.read_text() for path in (ROOT / "nodes").glob("*.py") if path.name != "internals.py"]
+    tables = {
+        node.target.id: {key.value for key in node.value.keys}
+        for node in ast.parse((ROOT / "nodes" / "internals.py").read_text()).body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict)
+    }
+    for function, table in (("internal", "INTERNALS"), ("of_model", "MODEL_INTERNALS")):
+        asked = {name for source in sources for name in literal_calls(ast.parse(source), function)}
+        assert asked and asked <= tables[table]
+        # The others are reached as attributes of objects, but for what ComfyUI itself calls.
+        for name in tables[table] - asked - {"comfy.ldm.modules.attention.wrap_attn"}:
+            assert any(f".{name.rpartition('.')[2]}" in source for source in sources), name
 
 
 @pytest.mark.parametrize(
