@@ -85,7 +85,7 @@ def modules_of(tree):
 
 @pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
 def test_rooms(path):
-    """The core knows no host; the nodes import its public API, and only nodes/internals.py looks up more."""
+    """The core knows no host; the nodes import its public API, and nodes/internals.py looks up the rest."""
     room, modules = path.relative_to(ROOT).parts[0], set(modules_of(ast.parse(path.read_text())))
     packages = {module.split(".")[0] for module in modules}
     if room == "swifti2v_core":
