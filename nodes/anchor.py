@@ -18,6 +18,7 @@ from ..swifti2v_core.reference import (
     reference_chunks,
 )
 from . import autoencoder, checks, host, widgets
+from .progress import frame_progress
 
 
 class AnchorEncode(io.ComfyNode):
@@ -127,7 +128,7 @@ class AnchorEncode(io.ComfyNode):
         photos = {} if keyframes is None else dict(zip(numbers, keyframes.split(1), strict=True))
 
         def chunks(clip: int, device: torch.device) -> Iterator[torch.Tensor]:
-            report = after(host.frame_progress(frames * len(image)), frames * clip)
+            report = after(frame_progress(frames * len(image)), frames * clip)
             photo = image[clip : clip + 1].to(device)
             return reference_chunks(photo, motions[clip], settings, color_match, report, photos)
 

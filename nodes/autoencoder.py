@@ -13,8 +13,9 @@ from ..swifti2v_core.geometry import pixel_frame_count
 from ..swifti2v_core.pixels import FiniteCheck, Report, silent, to_bytes
 from ..swifti2v_core.reference import with_anchor
 from ..swifti2v_core.transfer import one_behind
-from . import host
+from . import host, memory
 from .internals import STREAMING, VAE_INTERNALS, works
+from .progress import frame_progress
 
 
 def vae_channels(vae: Any) -> int:
@@ -85,12 +86,12 @@ def _encode_streamed(vae: Any, strips: int, chunks: Chunks) -> torch.Tensor | No
             latent_frames = vae_stream.StripEncoder(vae.first_stage_model, strips).encode(pieces)
             return torch.cat([host.to_storage(latent_frame) for latent_frame in latent_frames], dim=2)
         except Exception as error:
-            if not host.is_out_of_memory(error):
+            if not memory.is_out_of_memory(error):
                 raise
             # Only noted: inside this block the exception keeps the failed attempt's tensors alive.
             strips *= 2
         del pieces
-        host.release_memory()
+        memory.release_memory()
     host.logger.warning("The encode ran out of memory; ComfyUI encodes the whole clip instead, in tiles.")
     return None
 
@@ -121,7 +122,7 @@ def decode_images(vae: Any, latent: torch.Tensor) -> torch.Tensor:
     # Half precision is finer than what 16-bit weights compute, and takes half as long to leave the GPU.
     leave = _unchanged if vae.vae_dtype == torch.float32 else torch.Tensor.half
     pieces = (frames for clip in latent.split(1) for frames in _decode_streamed(vae, clip, leave))
-    return _put_together(count, pieces, host.frame_progress(count))
+    return _put_together(count, pieces, frame_progress(count))
 
 
 def decode_bytes(vae: Any, latent: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -159,7 +160,7 @@ def _decode_streamed(
         return leave(vae.process_output(pixels.float()))
 
     plan, done, ran_out = _decode_plan(vae, latent), 0, False
-    with host.pinning(vae.device) as pin:
+    with memory.pinning(vae.device) as pin:
         while True:
             samples = latent.to(device=vae.device, dtype=vae.vae_dtype)
             decoder = vae_stream.StripDecoder(vae.first_stage_model, plan, finish, pin)
@@ -173,10 +174,10 @@ def _decode_streamed(
                     yield frames
                 break
             except Exception as error:
-                if not host.is_out_of_memory(error):
+                if not memory.is_out_of_memory(error):
                     raise
                 # Nothing more here: inside this block the exception keeps the attempt's tensors alive.
-            host.release_memory()
+            memory.release_memory()
             plan = vae_plan.smaller_plan(plan)
             if not ran_out:
                 host.logger.warning("The decode ran out of memory; it starts again in smaller strips.")
@@ -205,5 +206,5 @@ def _decode_plan(vae: Any, latent: torch.Tensor) -> vae_plan.DecodePlan:
 def _free_after_asking(vae: Any, need: float) -> float:
     """Load the VAE, have ComfyUI make room for ``need`` bytes and return what may be taken."""
     # More than the device holds cannot be freed; asking for it would only push the VAE's own weights out.
-    host.make_room(vae.patcher, min(need, 0.8 * host.total_memory(vae.device)))
-    return 0.85 * host.free_memory(vae.patcher, vae.device)
+    memory.make_room(vae.patcher, min(need, 0.8 * memory.total_memory(vae.device)))
+    return 0.85 * memory.free_memory(vae.patcher, vae.device)

@@ -11,7 +11,8 @@ from ..swifti2v_core import camera
 from ..swifti2v_core.geometry import check_size, latent_frame_count
 from ..swifti2v_core.pixels import after
 from ..swifti2v_core.seeds import clip_seed
-from . import checks, host, widgets
+from . import checks, widgets
+from .progress import frame_progress
 
 CATEGORY = "SwiftI2V"
 
@@ -130,7 +131,7 @@ class CameraMotion(io.ComfyNode):
         check_size(width, height)
         latent_frame_count(frames)
         move = camera.CameraMove(pan_x, pan_y, zoom, rotate, tilt, sway, easing, seed)
-        report = host.frame_progress(frames * len(image))
+        report = frame_progress(frames * len(image))
         clips = [
             camera.camera_motion(
                 photo,

@@ -10,6 +10,7 @@ from comfy_api.latest import InputImpl, io, ui
 from ..swifti2v_core.geometry import pixel_frame_count
 from . import autoencoder, checks, host
 from .internals import SAVING, need
+from .progress import frame_progress
 from .video_file import CODECS, VideoFile
 
 CATEGORY = "SwiftI2V"
@@ -132,7 +133,7 @@ class DecodeToVideo(io.ComfyNode):
         path, file, subfolder = host.save_path(filename_prefix, chosen.extension, width, height)
         tags = host.workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         rate = Fraction(fps).limit_denominator(1000)
-        report = host.frame_progress(pixel_frame_count(latent.shape[2]))
+        report = frame_progress(pixel_frame_count(latent.shape[2]))
         with VideoFile(path, width, height, rate, chosen, crf, tags) as video:
             frames = (frame for piece in chain((first,), pieces) for frame in piece)
             for done, frame in enumerate(frames, start=1):

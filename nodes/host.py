@@ -7,18 +7,15 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch.cuda import synchronize
-from tqdm.auto import tqdm
 
 from ..swifti2v_core.seeds import clip_seed
-from . import attention, compiling, internals, temporal, timeline, windows
+from . import attention, compiling, internals, temporal, windows
 from .internals import internal, need, of_model, works
 
 logger = logging.getLogger("SwiftI2V")
@@ -296,95 +293,6 @@ def to_storage(latent: torch.Tensor) -> torch.Tensor:
     return latent.to(device=device, dtype=torch.float32)
 
 
-def frame_progress(total: int) -> Callable[[int], None]:
-    """Return a function that shows how many of ``total`` frames are done and stops when cancelled."""
-    bar = _page_bar(total)
-
-    def report(done: int) -> None:
-        if works(internals.STOPPING):
-            internal("comfy.model_management.throw_exception_if_processing_interrupted")()
-        bar(done)
-
-    return report
-
-
-def _page_bar(total: int) -> Callable[..., None]:
-    """Return what moves a progress bar in ComfyUI's page: called with steps done, total and preview."""
-    if not works(internals.PROGRESS):
-        return _nothing
-    return internal("comfy.utils.ProgressBar")(total).update_absolute
-
-
-def _nothing(*_: object) -> None:
-    """Stand in for what ComfyUI does not have."""
-
-
-class SamplingProgress:
-    """One progress bar over several samplings, with a preview of the frames being made.
-
-    ComfyUI's page gets one bar, and so does the console: the samplers' own bars, one per segment, are
-    switched off in `sample`.
-
-    Parameters
-    ----------
-    model
-        The MODEL being sampled; its latent format chooses the previewer.
-    total
-        Steps of all samplings together.
-    """
-
-    def __init__(self, model: Any, total: int) -> None:
-        self._bar, self._total, self._previewer = _page_bar(total), total, None
-        hidden = works(internals.CONSOLE) and not internal("comfy.utils.PROGRESS_BAR_ENABLED")
-        self._console = tqdm(total=total, disable=hidden)
-        if works(internals.PREVIEWS):
-            previewer = internal("latent_preview.get_previewer")
-            self._previewer = previewer(model.load_device, model.model.latent_format)
-
-    def callback(
-        self, done: int, first_frame: int, place: tuple[float, float] | None = None
-    ) -> Callable[..., None]:
-        """Return the step callback of one sampling.
-
-        Parameters
-        ----------
-        done
-            Steps finished before this sampling.
-        first_frame
-            First latent frame to preview: ComfyUI's previewers show the first one they are given,
-            which in a window is the photo and would never change.
-        place
-            Part of the clip that is being made, see `timeline.with_place`; None for all of it.
-        """
-
-        def on_step(step: int, denoised: torch.Tensor, _noisy: torch.Tensor, _steps: int) -> None:
-            self._show(done + step + 1, self._preview(denoised[:, :, first_frame:], place))
-
-        return on_step
-
-    def _preview(self, frames: torch.Tensor, place: tuple[float, float] | None) -> Any:
-        """Return ComfyUI's (format, picture, largest size), or None without previews."""
-        shown = self._previewer and self._previewer.decode_latent_to_preview_image("JPEG", frames)
-        if not shown or place is None:  # previewers that send pictures themselves return None
-            return shown
-        kind, picture, largest = shown
-        return kind, timeline.with_place(picture, *place), largest
-
-    def finish(self, done: int) -> None:
-        """Move the bar to ``done`` steps, also where a sampler called back less often."""
-        self._show(done, None)
-
-    def _show(self, done: int, preview: Any) -> None:
-        self._console.update(done - self._console.n)
-        self._bar(done, self._total, preview)
-
-    def __enter__(self) -> SamplingProgress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._console.close()
-
-
 # --- Windows --------------------------------------------------------------------------------------
 
 
@@ -445,54 +353,3 @@ def _conditions_run(guider: Any) -> int:
     if usual and math.isclose(guider.cfg, 1) and not guider.model_options.get("disable_cfg1_optimization"):
         counts.pop("negative", None)
     return sum(counts.values())
-
-
-# --- Memory ---------------------------------------------------------------------------------------
-
-
-def make_room(patcher: Any, needed: float) -> None:
-    """Load a model and free ``needed`` bytes beside it, as ComfyUI does before every use."""
-    internal("comfy.model_management.load_models_gpu")([patcher], memory_required=needed)
-
-
-def total_memory(device: torch.device) -> float:
-    """Return the bytes a device has."""
-    return internal("comfy.model_management.get_total_memory")(device)
-
-
-def free_memory(patcher: Any, device: torch.device) -> float:
-    """Return the bytes that are free on a device, or will be when a loaded model asks for them."""
-    return patcher.get_free_memory(device)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that memory is exhausted, the device's or the host's."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    if works(internals.LATE_ERRORS) and internal("comfy.model_management.is_oom")(error):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-
-
-@contextmanager
-def pinning(device: torch.device) -> Iterator[Callable[[torch.Tensor], None]]:
-    """Give a function that pins tensors of host memory, as many as ComfyUI allows, until the end."""
-    pinned: list[torch.Tensor] = []
-
-    def pin(tensor: torch.Tensor) -> None:
-        if works(internals.PINNING) and internal("comfy.model_management.pin_memory")(tensor):
-            pinned.append(tensor)
-
-    try:
-        yield pin
-    finally:
-        if pinned:
-            synchronize(device)  # copies may still be under way
-        for tensor in pinned:
-            internal("comfy.model_management.unpin_memory")(tensor)
-
-
-def release_memory() -> None:
-    """Give cached blocks back to the device."""
-    if works(internals.RELEASING):
-        internal("comfy.model_management.soft_empty_cache")()

@@ -29,6 +29,7 @@ from ..swifti2v_core.sigmas import EXPERT_BOUNDARY
 from ..swifti2v_core.stage_one import keep_clean, photo_first, photo_then_gray
 from . import autoencoder, checks, host, widgets
 from .internals import SAMPLING, need
+from .progress import SamplingProgress
 
 CATEGORY = "SwiftI2V"
 
@@ -338,7 +339,7 @@ class MotionSampling:
         """
         made = [references[-1][:, :, :0] for references in clips]
         steps = sum(len(part.sigmas) - 1 for part in parts)
-        with host.SamplingProgress(self.models[0], steps * len(clips) * len(self.chunks)) as progress:
+        with SamplingProgress(self.models[0], steps * len(clips) * len(self.chunks)) as progress:
             for chunk in self.chunks:
                 starts = [self._starts(*clip, chunk) for clip in zip(clips, made, strict=True)]
                 latents = self._sample_chunk(parts, starts, chunk, seed, progress)
@@ -364,7 +365,7 @@ class MotionSampling:
         clips: list[list[Start]],
         chunk: Chunk,
         seed: int,
-        progress: host.SamplingProgress,
+        progress: SamplingProgress,
     ) -> list[torch.Tensor]:
         """Sample part after part, each for every clip, and return the latents of a chunk.
 

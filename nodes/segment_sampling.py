@@ -17,6 +17,7 @@ from ..swifti2v_core.plan import Segment, clamped_positions, plan_segments, true
 from ..swifti2v_core.seeds import clip_seed
 from ..swifti2v_core.segments import clean_mask, run_segments, take_window
 from . import checks, host, prompts
+from .progress import SamplingProgress
 from .windows import WindowView
 
 POSITIONS = {"true": true_positions, "clamped": clamped_positions}
@@ -126,7 +127,7 @@ class SegmentSampling:
         """
         guider, begin = host.window_guider(self.guider), time.monotonic()
         steps = (len(self.sigmas) - 1) * (len(segments) - start) * len(latents)
-        with host.SamplingProgress(guider.model_patcher, steps) as progress:
+        with SamplingProgress(guider.model_patcher, steps) as progress:
             # One clip after the other: a window takes the memory of one, and samplers that draw noise of
             # their own draw for every clip what they would draw for it alone.
             clips = [
@@ -151,7 +152,7 @@ class SegmentSampling:
         clip: Clip,
         segments: list[Segment],
         start: int,
-        progress: host.SamplingProgress,
+        progress: SamplingProgress,
     ) -> torch.Tensor:
         latents, noise, count = clip.latents, clip.noise, clip.latents.shape[2]
         if self.keyframes is not None:

@@ -275,13 +275,13 @@ def test_one_progress_bar_and_each_expert_once_a_chunk(pack, a14b, experts, smal
 
 
 def test_previews_start_at_the_first_new_frame(pack, ti2v, monkeypatch):
-    seen, callback = [], pack.host.SamplingProgress.callback
+    seen, callback = [], pack.modules["nodes.progress"].SamplingProgress.callback
 
     def spy(self, done, first_frame, place=None):
         seen.append((done, first_frame, place))
         return callback(self, done, first_frame, place)
 
-    monkeypatch.setattr(pack.host.SamplingProgress, "callback", spy)
+    monkeypatch.setattr(pack.modules["nodes.progress"].SamplingProgress, "callback", spy)
     ti2v(frames=29, chunk_frames=13, overlap_frames=4)
     assert seen == [(0, 1, (0.0, 0.5)), (4, 1, (0.5, 0.875)), (8, 3, (0.875, 1.0))]
     seen.clear()

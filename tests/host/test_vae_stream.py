@@ -458,7 +458,7 @@ def test_what_is_pinned_is_unpinned_also_after_an_error(pack, host_vae, latent, 
     pinned, order = {}, []
     monkeypatch.setattr(management, "pin_memory", lambda tensor: pinned.setdefault(id(tensor), True))
     monkeypatch.setattr(management, "unpin_memory", lambda t: order.append("unpin") or pinned.pop(id(t)))
-    monkeypatch.setattr(pack.host, "synchronize", lambda device: order.append("wait"))
+    monkeypatch.setattr(pack.modules["nodes.memory"], "synchronize", lambda device: order.append("wait"))
     plan = pack.modules["swifti2v_core.vae_plan"].DecodePlan(2, 2, rests=True)
     monkeypatch.setattr(pack.autoencoder, "_decode_plan", lambda *_: plan)
     with torch.inference_mode():
