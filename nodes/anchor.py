@@ -17,7 +17,7 @@ from ..swifti2v_core.reference import (
     keyframe_chunks,
     reference_chunks,
 )
-from . import autoencoder, checks, host, widgets
+from . import autoencoder, checks, host, out_of_memory, widgets
 from .progress import frame_progress
 
 
@@ -132,13 +132,18 @@ class AnchorEncode(io.ComfyNode):
             photo = image[clip : clip + 1].to(device)
             return reference_chunks(photo, motions[clip], settings, color_match, report, photos)
 
-        references = [
-            autoencoder.encode_reference(vae, frames, height, width, partial(chunks, clip))
-            for clip in range(len(image))
-        ]
-        aspect = motion.shape[2] / motion.shape[1]
-        stills = [_encode_keyframe(vae, photo, aspect, settings) for photo in photos.values()]
-        return io.NodeOutput({"samples": torch.cat(references)}, _keyframe_latent(stills, numbers))
+        def encode() -> io.NodeOutput:
+            references = [
+                autoencoder.encode_reference(vae, frames, height, width, partial(chunks, clip))
+                for clip in range(len(image))
+            ]
+            aspect = motion.shape[2] / motion.shape[1]
+            stills = [_encode_keyframe(vae, photo, aspect, settings) for photo in photos.values()]
+            return io.NodeOutput({"samples": torch.cat(references)}, _keyframe_latent(stills, numbers))
+
+        work = autoencoder.encode_work(vae, frames, height, width)
+        out_of_memory.refuse(work)
+        return out_of_memory.telling(work, autoencoder.device_of(vae), encode)
 
 
 def _encode_keyframe(

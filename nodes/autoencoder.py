@@ -9,18 +9,24 @@ from typing import Any
 import torch
 
 from ..swifti2v_core import vae_plan, vae_stream
-from ..swifti2v_core.geometry import pixel_frame_count
+from ..swifti2v_core.geometry import LATENT_FACTOR, pixel_frame_count
 from ..swifti2v_core.pixels import FiniteCheck, Report, silent, to_bytes
 from ..swifti2v_core.reference import with_anchor
 from ..swifti2v_core.transfer import one_behind
 from . import host, memory
 from .internals import STREAMING, VAE_INTERNALS, works
+from .out_of_memory import HOST, Work, image_work, shortage, smaller_sizes
 from .progress import frame_progress
 
 
 def vae_channels(vae: Any) -> int:
     """Return the latent channels of a VAE."""
     return vae.latent_channels
+
+
+def device_of(vae: Any) -> torch.device:
+    """Return where a VAE computes."""
+    return getattr(vae, "device", HOST)
 
 
 def _streams(vae: Any) -> bool:
@@ -47,8 +53,8 @@ def encode_reference(vae: Any, frames: int, height: int, width: int, chunks: Chu
     Parameters
     ----------
     vae
-        A VAE of 48 channels. Wan autoencoders take the pieces as they come; for any other, and when
-        memory runs out, the clip is put together and ComfyUI encodes it (in tiles, if it must).
+        A VAE of 48 channels. Wan autoencoders take the pieces as they come; for any other the clip is
+        put together and ComfyUI encodes it (in tiles, if it must).
     frames, height, width
         Number and size of the frames of the clip.
     chunks
@@ -59,13 +65,26 @@ def encode_reference(vae: Any, frames: int, height: int, width: int, chunks: Chu
     Tensor
         ``[1, 48, T, h, w]``; latent frame 0 is the first frame alone.
     """
-    latent = None
     if _streams(vae):
-        latent = _encode_streamed(vae, _encode_strips(vae, height, width), chunks)
-    if latent is None:
-        clip = _put_together(frames, chunks(torch.device("cpu")))
-        latent = with_anchor(encode(vae, clip), encode(vae, clip[:1]))
-    return latent
+        return _encode_streamed(vae, _encode_strips(vae, height, width), chunks)
+    clip = _put_together(frames, chunks(HOST))
+    return with_anchor(encode(vae, clip), encode(vae, clip[:1]))
+
+
+def encode_work(vae: Any, frames: int, height: int, width: int) -> Work:
+    """Return what a user must know if `encode_reference` runs out of memory."""
+    if not _streams(vae):
+        return image_work("reference", 1, width, height, frames)
+    encoder, size, most = vae.first_stage_model.encoder, vae.vae_dtype.itemsize, vae_plan.ENCODE_STRIPS[-1]
+
+    def need(wide: int, high: int) -> float:
+        return vae_plan.encode_need(encoder, high, wide, size, most)
+
+    return Work(
+        f"The encode at {width}x{height}, even in {most} strips",
+        need(width, height),
+        lambda: smaller_sizes(width, height, need),
+    )
 
 
 def _encode_strips(vae: Any, height: int, width: int) -> int:
@@ -76,24 +95,24 @@ def _encode_strips(vae: Any, height: int, width: int) -> int:
     return vae_plan.plan_encode(*shape, free)
 
 
-def _encode_streamed(vae: Any, strips: int, chunks: Chunks) -> torch.Tensor | None:
-    """Return the encoded clip, in more strips when memory runs out; None when that does not help."""
+def _encode_streamed(vae: Any, strips: int, chunks: Chunks) -> torch.Tensor:
+    """Return the encoded clip, in more strips when memory runs out, which gives the same result."""
     # Frames are best resized where they are encoded; other devices than CUDA lack the antialiased kernels.
-    device = vae.device if vae.device.type == "cuda" else torch.device("cpu")
-    while strips <= vae_plan.ENCODE_STRIPS[-1]:
-        pieces = (_prepared(vae, frames) for frames in chunks(device))
+    device = vae.device if vae.device.type == "cuda" else HOST
+    while True:
+        last = strips >= vae_plan.ENCODE_STRIPS[-1]
+        # In the last attempt they are resized in host memory.
+        pieces = (_prepared(vae, frames) for frames in chunks(HOST if last else device))
         try:
             latent_frames = vae_stream.StripEncoder(vae.first_stage_model, strips).encode(pieces)
             return torch.cat([host.to_storage(latent_frame) for latent_frame in latent_frames], dim=2)
         except Exception as error:
-            if not memory.is_out_of_memory(error):
+            if last or not memory.is_out_of_memory(error):
                 raise
             # Only noted: inside this block the exception keeps the failed attempt's tensors alive.
             strips *= 2
         del pieces
         memory.release_memory()
-    host.logger.warning("The encode ran out of memory; ComfyUI encodes the whole clip instead, in tiles.")
-    return None
 
 
 def _prepared(vae: Any, frames: torch.Tensor) -> torch.Tensor:
@@ -176,13 +195,39 @@ def _decode_streamed(
             except Exception as error:
                 if not memory.is_out_of_memory(error):
                     raise
-                # Nothing more here: inside this block the exception keeps the attempt's tensors alive.
+                # Only noted: inside this block the exception keeps the attempt's tensors alive.
+                of_host = memory.is_of_host(error)
             memory.release_memory()
-            plan = vae_plan.smaller_plan(plan)
+            smaller = vae_plan.smaller_plan(plan)
+            if smaller is None:
+                raise shortage(_smallest_decode(vae, latent), vae.device, of_host)
+            plan = smaller
             if not ran_out:
                 host.logger.warning("The decode ran out of memory; it starts again in smaller strips.")
             ran_out = True
     check.verify()
+
+
+def _smallest_decode(vae: Any, latent: torch.Tensor) -> Work:
+    """Return what a user must know of a decode that runs out of memory with the smallest plan."""
+    decoder, size, plan = vae.first_stage_model.decoder, vae.vae_dtype.itemsize, vae_plan.DECODE_PLANS[-1]
+    width, height = pixel_size_of(latent)
+
+    def need(wide: int, high: int) -> float:
+        factor = width // latent.shape[-1]
+        return vae_plan.decode_need(decoder, high // factor, wide // factor, size, plan)
+
+    return Work(
+        f"The decode at {width}x{height}, even in {plan.strips} strips",
+        need(width, height),
+        lambda: smaller_sizes(width, height, need),
+    )
+
+
+def pixel_size_of(latent: torch.Tensor) -> tuple[int, int]:
+    """Return (width, height) in pixels that a latent of Wan2.1 or Wan2.2 decodes to."""
+    factor = LATENT_FACTOR if latent.shape[1] == 48 else LATENT_FACTOR // 2
+    return latent.shape[-1] * factor, latent.shape[-2] * factor
 
 
 def _without(count: int, pieces: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:

@@ -11,7 +11,7 @@ from ..swifti2v_core import camera
 from ..swifti2v_core.geometry import check_size, latent_frame_count
 from ..swifti2v_core.pixels import after
 from ..swifti2v_core.seeds import clip_seed
-from . import checks, widgets
+from . import checks, out_of_memory, widgets
 from .progress import frame_progress
 
 CATEGORY = "SwiftI2V"
@@ -131,17 +131,23 @@ class CameraMotion(io.ComfyNode):
         check_size(width, height)
         latent_frame_count(frames)
         move = camera.CameraMove(pan_x, pan_y, zoom, rotate, tilt, sway, easing, seed)
+        work = out_of_memory.image_work("camera move", len(image), width, height, frames)
+        out_of_memory.refuse(work)
         report = frame_progress(frames * len(image))
-        clips = [
-            camera.camera_motion(
-                photo,
-                width,
-                height,
-                frames,
-                replace(move, seed=clip_seed(seed, index)),
-                fit,
-                after(report, index * frames),
-            )
-            for index, photo in enumerate(image.split(1))
-        ]
-        return io.NodeOutput(torch.cat(clips))
+
+        def make() -> torch.Tensor:
+            clips = [
+                camera.camera_motion(
+                    photo,
+                    width,
+                    height,
+                    frames,
+                    replace(move, seed=clip_seed(seed, index)),
+                    fit,
+                    after(report, index * frames),
+                )
+                for index, photo in enumerate(image.split(1))
+            ]
+            return torch.cat(clips)
+
+        return io.NodeOutput(out_of_memory.telling(work, image.device, make))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from itertools import chain
 
 from comfy_api.latest import InputImpl, io, ui
 
 from ..swifti2v_core.geometry import pixel_frame_count
-from . import autoencoder, checks, host
+from . import autoencoder, checks, host, out_of_memory
 from .internals import SAVING, need
 from .progress import frame_progress
 from .video_file import CODECS, VideoFile
@@ -41,7 +43,15 @@ class TiledVAEDecode(io.ComfyNode):
     @classmethod
     def execute(cls, samples: dict, vae: object) -> io.NodeOutput:
         latent = checks.decodable(samples, vae)
-        return io.NodeOutput(autoencoder.decode_images(vae, latent))
+        width, height = autoencoder.pixel_size_of(latent)
+        frames = pixel_frame_count(latent.shape[2])
+        work = replace(
+            out_of_memory.image_work("IMAGE", len(latent), width, height, frames),
+            smaller=lambda: [("use SwiftI2V Decode to Video, which keeps no clip in memory", 0.0)],
+        )
+        out_of_memory.refuse(work)
+        decode = partial(autoencoder.decode_images, vae, latent)
+        return io.NodeOutput(out_of_memory.telling(work, autoencoder.device_of(vae), decode))
 
 
 class DecodeToVideo(io.ComfyNode):
@@ -127,17 +137,23 @@ class DecodeToVideo(io.ComfyNode):
         chosen.check_available()
         need(SAVING)
         checks.filename_prefix(filename_prefix)
-        pieces = autoencoder.decode_bytes(vae, latent)
-        first = next(pieces)
-        height, width = first.shape[1:3]
-        path, file, subfolder = host.save_path(filename_prefix, chosen.extension, width, height)
         tags = host.workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         rate = Fraction(fps).limit_denominator(1000)
         report = frame_progress(pixel_frame_count(latent.shape[2]))
-        with VideoFile(path, width, height, rate, chosen, crf, tags) as video:
-            frames = (frame for piece in chain((first,), pieces) for frame in piece)
-            for done, frame in enumerate(frames, start=1):
-                video.write(frame)
-                report(done)
-        preview = ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.output)])
-        return io.NodeOutput(InputImpl.VideoFromFile(path), ui=preview)
+
+        def write() -> io.NodeOutput:
+            pieces = autoencoder.decode_bytes(vae, latent)
+            first = next(pieces)
+            height, width = first.shape[1:3]
+            path, file, subfolder = host.save_path(filename_prefix, chosen.extension, width, height)
+            with VideoFile(path, width, height, rate, chosen, crf, tags) as video:
+                frames = (frame for piece in chain((first,), pieces) for frame in piece)
+                for done, frame in enumerate(frames, start=1):
+                    video.write(frame)
+                    report(done)
+            preview = ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.output)])
+            return io.NodeOutput(InputImpl.VideoFromFile(path), ui=preview)
+
+        wide, high = autoencoder.pixel_size_of(latent)
+        work = out_of_memory.Work(f"The video file of {wide}x{high}", None)
+        return out_of_memory.telling(work, autoencoder.device_of(vae), write)

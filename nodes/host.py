@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ..swifti2v_core.geometry import LATENT_FACTOR
 from ..swifti2v_core.seeds import clip_seed
-from . import attention, compiling, internals, temporal, windows
+from . import attention, compiling, internals, memory, temporal, windows
 from .internals import internal, need, of_model, works
 
 logger = logging.getLogger("SwiftI2V")
@@ -306,7 +307,7 @@ def window_guider(guider: Any) -> Any:
     clone.model_patcher = guider.model_patcher.clone()
     around_network = internal("comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL")
     clone.model_patcher.add_wrapper_with_key(around_network, windows.KEY, windows.window_forward)
-    if works(internals.KEPT_MEMORY, guider.model_patcher):
+    if works(internals.ESTIMATES, guider.model_patcher):
         around_loading = internal("comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING")
         clone.model_patcher.add_wrapper_with_key(around_loading, windows.KEY, windows.count_kept_context)
     return clone
@@ -333,7 +334,7 @@ def aim_guider(
     clone.model_options = clone_options(guider.model_options)
     options = clone.model_options.setdefault("transformer_options", {})
     options[windows.KEY] = view
-    if works(internals.KEPT_MEMORY, guider.model_patcher):
+    if works(internals.ESTIMATES, guider.model_patcher):
         options[windows.KEPT_BYTES] = windows.kept_bytes(
             guider.model_patcher, view, _conditions_run(guider)
         )
@@ -343,6 +344,16 @@ def aim_guider(
         name: [{**condition, **added} for condition in conditions]
         for name, conditions in guider.original_conds.items()
     }
+
+
+def window_need(
+    guider: Any, view: windows.WindowView, frames: int, width: int, height: int
+) -> float | None:
+    """Return what a window of a pixel size takes at most, in bytes; None if ComfyUI cannot tell."""
+    model = guider.model_patcher
+    shape = (1, latent_channels(model), frames, height // LATENT_FACTOR, width // LATENT_FACTOR)
+    need = memory.sampling_need(model, shape)
+    return None if need is None else need + windows.kept_bytes(model, view, _conditions_run(guider))
 
 
 def _conditions_run(guider: Any) -> int:

@@ -61,8 +61,9 @@ SAVING = Feature(
 # What is left out or done in another way.
 SAMPLER_LIST = Feature("the choice of samplers", "euler is used")
 KERNELS = Feature("the choice of attention kernels", "ComfyUI chooses, the video may take longer")
-KEPT_MEMORY = Feature(
-    "counting the memory of read-only context", "if memory runs out, choose bidirectional"
+ESTIMATES = Feature(
+    "estimates of the memory that a sampling takes",
+    "if it runs out, choose bidirectional context or fewer segment_frames",
 )
 STREAMING = Feature("coding frames strip by strip", "ComfyUI codes whole clips, which takes more memory")
 PINNING = Feature("pinning of host memory", "decoding with little GPU memory takes longer")
@@ -83,8 +84,8 @@ INTERNALS: dict[str, tuple[Feature, ...]] = {
     "comfy.ldm.modules.attention.wrap_attn": (READ_ONLY, TEMPORAL_WINDOWS),
     "comfy.ldm.wan.model.WanModel.forward_orig": (SEGMENTS,),
     "comfy.ldm.wan.model.WanModel.rope_encode": (SEGMENTS,),
-    "comfy.model_base.BaseModel.get_dtype_inference": (KEPT_MEMORY,),
-    "comfy.model_base.BaseModel.memory_required": (KEPT_MEMORY,),
+    "comfy.model_base.BaseModel.get_dtype_inference": (ESTIMATES,),
+    "comfy.model_base.BaseModel.memory_required": (ESTIMATES,),
     "comfy.model_management.get_free_memory": (HOST_MEMORY,),
     "comfy.model_management.get_torch_device": (COMPILE,),
     "comfy.model_management.get_total_memory": (STREAMING, HOST_MEMORY),
@@ -104,10 +105,10 @@ INTERNALS: dict[str, tuple[Feature, ...]] = {
     "comfy.model_sampling.ModelSamplingDiscreteFlow": (LOADERS,),
     "comfy.patcher_extension.WrappersMP.APPLY_MODEL": (COMPILE, TEMPORAL_WINDOWS),
     "comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL": (SEGMENTS, TEMPORAL_WINDOWS),
-    "comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING": (KEPT_MEMORY,),
+    "comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING": (ESTIMATES,),
     "comfy.sample.prepare_noise": (SAMPLING,),
     "comfy.samplers.CFGGuider": (SAMPLING,),
-    "comfy.samplers.CFGGuider.predict_noise": (KEPT_MEMORY,),
+    "comfy.samplers.CFGGuider.predict_noise": (ESTIMATES,),
     "comfy.samplers.SAMPLER_NAMES": (SAMPLER_LIST,),
     "comfy.samplers.sampler_object": (SAMPLING,),
     "comfy.sd.load_diffusion_model": (LOADERS,),
@@ -126,8 +127,8 @@ INTERNALS: dict[str, tuple[Feature, ...]] = {
 
 
 MODEL_INTERNALS: dict[str, tuple[Feature, ...]] = {
-    "diffusion_model.blocks": (COMPILE, KEPT_MEMORY),
-    "diffusion_model.dim": (KEPT_MEMORY,),
+    "diffusion_model.blocks": (COMPILE, ESTIMATES),
+    "diffusion_model.dim": (ESTIMATES,),
     "diffusion_model.forward_orig": (SEGMENTS,),
     "diffusion_model.in_dim": (KINDS,),
     "diffusion_model.patch_size": (TEMPORAL_WINDOWS,),

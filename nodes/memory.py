@@ -28,11 +28,30 @@ def free_memory(patcher: Any, device: torch.device) -> float:
     return patcher.get_free_memory(device)
 
 
+def free_of(device: torch.device) -> float | None:
+    """Return the bytes that are free on a device now, None where ComfyUI cannot tell."""
+    if not works(internals.HOST_MEMORY):
+        return None
+    return internal("comfy.model_management.get_free_memory")(device)
+
+
+def sampling_need(model: Any, shape: tuple[int, ...]) -> float | None:
+    """Return ComfyUI's estimate of what a forward on a latent takes, None where it has none."""
+    return model.model.memory_required(shape) if works(internals.ESTIMATES, model) else None
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory is exhausted, the device's or the host's."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     if works(internals.LATE_ERRORS) and internal("comfy.model_management.is_oom")(error):
+        return True
+    return is_of_host(error)
+
+
+def is_of_host(error: BaseException) -> bool:
+    """Tell whether an error says that the host's memory is exhausted."""
+    if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 

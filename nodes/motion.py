@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -27,8 +28,9 @@ from ..swifti2v_core.seeds import clip_seed
 from ..swifti2v_core.segments import clean_mask
 from ..swifti2v_core.sigmas import EXPERT_BOUNDARY
 from ..swifti2v_core.stage_one import keep_clean, photo_first, photo_then_gray
-from . import autoencoder, checks, host, widgets
+from . import autoencoder, checks, host, memory, out_of_memory, widgets
 from .internals import SAMPLING, need
+from .out_of_memory import Advice, Work, fewer_frames, smaller_sizes
 from .progress import SamplingProgress
 
 CATEGORY = "SwiftI2V"
@@ -254,15 +256,44 @@ class MotionSampler(io.ComfyNode):
 
         # Chunks are equally long, and all go on from what is encoded for the first one.
         encoded = pixel_frame_count(len(chunks[0].frames))
-        clips = [
-            [ENCODINGS[channels](vae, sized, encoded) for sized in _photos(photo, legs, fit)]
-            for photo in image.split(1)
-        ]
         parts = plan_parts(legs, boundary if len(models) == 2 else 0.0)
         sampler = host.sampler_object(sampler_name)
         sampling = MotionSampling(models, prompts, cfg, sampler, STARTS[channels], chunks)
-        latent = sampling.run(parts, clips, seed)
-        return io.NodeOutput(autoencoder.decode_images(vae, latent), {"samples": latent})
+
+        def make() -> io.NodeOutput:
+            clips = [
+                [ENCODINGS[channels](vae, sized, encoded) for sized in _photos(photo, legs, fit)]
+                for photo in image.split(1)
+            ]
+            latent = sampling.run(parts, clips, seed)
+            return io.NodeOutput(autoencoder.decode_images(vae, latent), {"samples": latent})
+
+        out_of_memory.refuse(out_of_memory.image_work("motion clip", len(image), width, height, frames))
+        work = _work(models[0], channels, legs, encoded, overlap_frames)
+        return out_of_memory.telling(work, models[0].load_device, make)
+
+
+def _work(model: Any, channels: int, legs: list[Leg], frames: int, overlap_frames: int) -> Work:
+    """Return what a user must know if a sampling of ``frames`` frames runs out of memory."""
+    multiple, factor = (16, 8) if channels == 16 else (32, 16)
+    first, clip = legs[0], legs[-1]  # the larger one comes first
+
+    def need(count: int, width: int, height: int) -> float | None:
+        shape = (1, channels, latent_frame_count(count), height // factor, width // factor)
+        return memory.sampling_need(model, shape)
+
+    def smaller() -> Iterator[Advice]:
+        if len(legs) > 1:
+            yield "set reshift_steps to 0", need(frames, clip.width, clip.height)
+        else:
+            least = overlap_frames + 1
+            yield from fewer_frames(
+                "chunk_frames", frames, lambda count: need(count, clip.width, clip.height), least
+            )
+        yield from smaller_sizes(clip.width, clip.height, partial(need, frames), multiple)
+
+    what = f"A sampling of {frames} frames at {first.width}x{first.height}"
+    return Work(what, need(frames, first.width, first.height), smaller)
 
 
 def _experts(high: Any, low: Any) -> list[Any]:

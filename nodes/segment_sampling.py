@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from ..swifti2v_core.plan import Segment, clamped_positions, plan_segments, true
 from ..swifti2v_core.seeds import clip_seed
 from ..swifti2v_core.segments import clean_mask, run_segments, take_window
 from . import checks, host, prompts
+from .out_of_memory import Advice, Work, smaller_sizes, telling
 from .progress import SamplingProgress
 from .windows import WindowView
 
@@ -124,7 +125,42 @@ class SegmentSampling:
         ------
         ValueError
             If a segment comes out as NaN.
+        RuntimeError
+            If memory runs out, see `out_of_memory.telling`.
         """
+        work, device = self._work(latents, segments), self.guider.model_patcher.load_device
+        return telling(work, device, lambda: self._run(z_ref, latents, segments, start))
+
+    def _work(self, latents: torch.Tensor, segments: list[Segment]) -> Work:
+        """Return what a user must know if a window runs out of memory."""
+        options, size = self.options, pixel_size(latents)
+        segment = max(segments, key=lambda segment: len(segment.window))
+        frames, noisy = len(segment.window), min(options.segment_frames, segments[-1].noisy[-1])
+
+        def need(width: int, height: int, count: int, context: str = options.context) -> float | None:
+            view = replace(options, context=context).view(segment, width, height)
+            return host.window_need(self.guider, view, count, width, height)
+
+        def smaller() -> Iterator[Advice]:
+            if options.context == "read-only":
+                yield "choose bidirectional context", need(*size, frames, "bidirectional")
+            # Windows are all as long as the longest: the last one gets more neighbors.
+            for fewer in range(noisy - 1, 0, -1):
+                yield (
+                    f"the nearest segment_frames that fits is {fewer}",
+                    need(*size, frames - noisy + fewer),
+                )
+            for fewer in range(options.neighbors - 1, -1, -1):
+                left = frames - noisy + 1 - options.neighbors + fewer
+                yield f"set segment_frames to 1 and neighbors to {fewer}", need(*size, left)
+            yield from smaller_sizes(*size, lambda width, height: need(width, height, frames))
+
+        what = f"A window of {frames} latent frames at {size[0]}x{size[1]}"
+        return Work(what, need(*size, frames), smaller)
+
+    def _run(
+        self, z_ref: dict[str, Any], latents: torch.Tensor, segments: list[Segment], start: int
+    ) -> torch.Tensor:
         guider, begin = host.window_guider(self.guider), time.monotonic()
         steps = (len(self.sigmas) - 1) * (len(segments) - start) * len(latents)
         with SamplingProgress(guider.model_patcher, steps) as progress:

@@ -169,15 +169,9 @@ def plan_decode(decoder: Any, height: int, width: int, element_size: int, free: 
     return DECODE_PLANS[-1]
 
 
-def smaller_plan(plan: DecodePlan) -> DecodePlan:
-    """Return the next plan that needs less memory; raises MemoryError after the smallest."""
-    for smaller in DECODE_PLANS:
-        if smaller.strips > plan.strips:
-            return smaller
-    raise MemoryError(
-        f"The decode runs out of memory even in {plan.strips} strips; close other programs that use "
-        "the card, or make a smaller video."
-    )
+def smaller_plan(plan: DecodePlan) -> DecodePlan | None:
+    """Return the next plan that needs less memory, None after the smallest."""
+    return next((smaller for smaller in DECODE_PLANS if smaller.strips > plan.strips), None)
 
 
 def plan_encode(encoder: Any, height: int, width: int, element_size: int, free: float) -> int:

@@ -341,12 +341,11 @@ def test_plans_by_free_memory(planning, real):
     assert strips == sorted(strips) and strips[0] == 1 and strips[-1] == 16
 
 
-def test_smaller_plans_end_with_a_sentence(planning):
+def test_smaller_plans_are_all_tried(planning):
     plan, plans = planning.DecodePlan(1, 1), []
-    with pytest.raises(MemoryError, match="even in 64 strips"):
-        while True:
-            plans.append(plan)
-            plan = planning.smaller_plan(plan)
+    while plan:
+        plans.append(plan)
+        plan = planning.smaller_plan(plan)
     assert tuple(plans) == planning.DECODE_PLANS
 
 
@@ -487,7 +486,7 @@ def test_out_of_memory_in_the_end_is_said(pack, host_vae, latent, monkeypatch):
         raise torch.OutOfMemoryError("injected")
 
     monkeypatch.setattr(core.StripDecoder, "_strip", failing)
-    with torch.inference_mode(), pytest.raises(MemoryError, match="even in 64 strips"):
+    with torch.inference_mode(), pytest.raises(torch.OutOfMemoryError, match="even in 64 strips"):
         pack.autoencoder.decode_images(host_vae, latent)
 
 
@@ -526,7 +525,7 @@ def test_the_reference_is_encoded_in_pieces(run, host_vae, autoencoder, photo, p
         return front(self, x)
 
     monkeypatch.setattr(encoder, "_front", failing)
-    for enough, last in ((1, 2), (4, 8), (99, 16)):  # noqa: B007 (read in failing)
+    for enough, last in ((1, 2), (4, 8), (8, 16)):  # noqa: B007 (read in failing)
         again = run("SwiftI2V_AnchorEncode", **options)[0]["samples"]
         assert (again - expected).abs().max() <= 1e-5 * expected.abs().max()
         assert tried[-1] == last
