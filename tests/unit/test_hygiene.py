@@ -84,6 +84,15 @@ def modules_of(tree):
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_cache_outlives_a_run(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        assert not isinstance(node, ast.Global)
+        if isinstance(node, ast.ImportFrom) and node.module == "functools":
+            assert not {alias.name for alias in node.names} & {"cache", "lru_cache", "cached_property"}
+        assert not (isinstance(node, ast.Import) and node.names[0].name == "functools")
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
 def test_rooms(path):
     """The core knows no host; the nodes import its public API, and nodes/internals.py looks up the rest."""
     room, modules = path.relative_to(ROOT).parts[0], set(modules_of(ast.parse(path.read_text())))
