@@ -91,10 +91,11 @@ def shortage(work: Work, device: torch.device, of_host: bool) -> RuntimeError:
     """Return the error for work that does not fit on a device, or into the host's memory."""
     device = HOST if of_host else device
     free = memory.free_of(device)
-    takes = "" if work.need is None else f", which takes about {_gib(work.need)}"
-    left = "" if free is None else f" ({_gib(free)} are free)"
+    what = work.what if work.need is None else f"{work.what}, which takes about {_gib(work.need)},"
     where = "the computer's memory" if device.type == "cpu" else "the GPU's memory"
-    sentence = f"{work.what}{takes}, ran out of {where}{left}; {work.nearest(free or 0)}."
+    if free is not None:
+        where += f" ({_gib(free)} are free)"
+    sentence = f"{what} ran out of {where}; {work.nearest(free or 0)}."
     return RuntimeError(sentence) if of_host else OutOfMemory(sentence)
 
 
@@ -107,11 +108,16 @@ def refuse(work: Work) -> None:
     free = memory.free_of(HOST)
     if work.need is None or free is None:
         return
-    total, takes = memory.total_memory(HOST), f"{work.what} takes {_gib(work.need)}"
+    need, total = _gib(work.need), memory.total_memory(HOST)
     if work.need > total:
-        raise ValueError(f"{takes}, but this computer has {_gib(total)} of memory; {work.nearest(free)}.")
+        advice = work.nearest(free)
+        raise ValueError(
+            f"{work.what} takes {need}, but this computer has {_gib(total)} of memory; {advice}."
+        )
     if work.need > free:
-        logger.warning("%s and %s are free: the computer may run out of memory.", takes, _gib(free))
+        logger.warning(
+            "%s takes %s and %s are free: the computer may run out of memory.", work.what, need, _gib(free)
+        )
 
 
 def image_work(what: str, clips: int, width: int, height: int, frames: int) -> Work:
