@@ -142,7 +142,8 @@ class AnchorEncode(io.ComfyNode):
             return io.NodeOutput({"samples": torch.cat(references)}, _keyframe_latent(stills, numbers))
 
         work = autoencoder.encode_work(vae, frames, height, width)
-        out_of_memory.refuse(work)
+        if not autoencoder.streams(vae):  # what streams needs no room for the clip
+            out_of_memory.refuse(work)
         return out_of_memory.telling(work, autoencoder.device_of(vae), encode)
 
 

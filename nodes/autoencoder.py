@@ -29,7 +29,7 @@ def device_of(vae: Any) -> torch.device:
     return getattr(vae, "device", HOST)
 
 
-def _streams(vae: Any) -> bool:
+def streams(vae: Any) -> bool:
     """Tell whether a VAE is coded here, strip by strip, and not by ComfyUI."""
     known = works(STREAMING) and all(hasattr(vae, name) for name in VAE_INTERNALS)
     return known and vae_stream.streams(vae.first_stage_model)
@@ -65,7 +65,7 @@ def encode_reference(vae: Any, frames: int, height: int, width: int, chunks: Chu
     Tensor
         ``[1, 48, T, h, w]``; latent frame 0 is the first frame alone.
     """
-    if _streams(vae):
+    if streams(vae):
         return _encode_streamed(vae, _encode_strips(vae, height, width), chunks)
     clip = _put_together(frames, chunks(HOST))
     return with_anchor(encode(vae, clip), encode(vae, clip[:1]))
@@ -73,7 +73,7 @@ def encode_reference(vae: Any, frames: int, height: int, width: int, chunks: Chu
 
 def encode_work(vae: Any, frames: int, height: int, width: int) -> Work:
     """Return what a user must know if `encode_reference` runs out of memory."""
-    if not _streams(vae):
+    if not streams(vae):
         return image_work("reference", 1, width, height, frames)
     encoder, size, most = vae.first_stage_model.encoder, vae.vae_dtype.itemsize, vae_plan.ENCODE_STRIPS[-1]
 
@@ -135,7 +135,7 @@ def _put_together(count: int, pieces: Iterator[torch.Tensor], report: Report = s
 
 def decode_images(vae: Any, latent: torch.Tensor) -> torch.Tensor:
     """Decode a latent ``[B, C, T, h, w]`` to one IMAGE ``[B * F, H, W, 3]``, filled as frames are done."""
-    if not _streams(vae):
+    if not streams(vae):
         return _decode_whole(vae, latent)
     count = len(latent) * pixel_frame_count(latent.shape[2])
     # Half precision is finer than what 16-bit weights compute, and takes half as long to leave the GPU.
@@ -149,7 +149,7 @@ def decode_bytes(vae: Any, latent: torch.Tensor) -> Iterator[torch.Tensor]:
 
     Wan autoencoders stream (`vae_stream.StripDecoder`); any other is decoded whole by ComfyUI.
     """
-    if _streams(vae):
+    if streams(vae):
         yield from _decode_streamed(vae, latent, to_bytes)
         return
     for frame in _decode_whole(vae, latent).split(1):

@@ -7,6 +7,7 @@ is done (`autoencoder`); all other work stops with the sentence of its `Work`, a
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -58,10 +59,11 @@ class Work:
     need: float | None
     smaller: Callable[[], Iterable[Advice]] = tuple
 
-    def nearest(self, free: float) -> str:
-        """Return what to do with ``free`` bytes."""
+    def nearest(self, free: float | None) -> str:
+        """Return what to do with ``free`` bytes, None if nobody can tell."""
         # What failed is counted too low: what is hardly less will not fit either.
-        most = free if self.need is None else min(free, 0.9 * self.need)
+        hardly_less = None if self.need is None else 0.9 * self.need
+        most = min(size for size in (free, hardly_less, math.inf) if size is not None)
         fitting = (advice for advice, need in self.smaller() if need is None or need <= most)
         return next(fitting, GIVE_UP)
 
@@ -91,11 +93,11 @@ def shortage(work: Work, device: torch.device, of_host: bool) -> RuntimeError:
     """Return the error for work that does not fit on a device, or into the host's memory."""
     device = HOST if of_host else device
     free = memory.free_of(device)
-    what = work.what if work.need is None else f"{work.what}, which takes about {_gib(work.need)},"
+    what = work.what if work.need is None else f"{work.what}, which takes about {_bytes(work.need)},"
     where = "the computer's memory" if device.type == "cpu" else "the GPU's memory"
     if free is not None:
-        where += f" ({_gib(free)} are free)"
-    sentence = f"{what} ran out of {where}; {work.nearest(free or 0)}."
+        where += f" ({_bytes(free)} are free)"
+    sentence = f"{what} ran out of {where}; {work.nearest(free)}."
     return RuntimeError(sentence) if of_host else OutOfMemory(sentence)
 
 
@@ -108,15 +110,18 @@ def refuse(work: Work) -> None:
     free = memory.free_of(HOST)
     if work.need is None or free is None:
         return
-    need, total = _gib(work.need), memory.total_memory(HOST)
+    need, total = _bytes(work.need), memory.total_memory(HOST)
     if work.need > total:
         advice = work.nearest(free)
         raise ValueError(
-            f"{work.what} takes {need}, but this computer has {_gib(total)} of memory; {advice}."
+            f"{work.what} takes {need}, but this computer has {_bytes(total)} of memory; {advice}."
         )
     if work.need > free:
         logger.warning(
-            "%s takes %s and %s are free: the computer may run out of memory.", work.what, need, _gib(free)
+            "%s takes %s and %s are free: the computer may run out of memory.",
+            work.what,
+            need,
+            _bytes(free),
         )
 
 
@@ -152,5 +157,5 @@ def smaller_sizes(
             yield f"the nearest size that fits is {size[0]}x{size[1]}", need(*size)
 
 
-def _gib(size: float) -> str:
+def _bytes(size: float) -> str:
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.1f} MiB"

@@ -31,6 +31,7 @@ ERRORS = [of_the_device, of_the_host, MemoryError]
 @pytest.fixture(scope="module")
 def given(run, streaming_vae, photo):
     """What the nodes are run on."""
+    photo = photo[:, ::8, ::8]
     motion = run("SwiftI2V_CameraMotion", image=photo, **SIZE)[0]
     z_ref = run("SwiftI2V_AnchorEncode", image=photo, motion=motion, vae=streaming_vae, **SIZE)[0]
     return {"photo": photo, "motion": motion, "z_ref": z_ref}
@@ -262,6 +263,15 @@ def test_frames_that_may_not_fit_are_told(pack, run, vae, computer, monkeypatch,
         with caplog.at_level("WARNING", logger="SwiftI2V"):
             run("SwiftI2V_TiledVAEDecode", samples=latent, vae=vae)
         assert ("takes 3.3 GiB and 3.0 GiB are free" in caplog.text) == told
+
+
+def test_only_a_reference_that_is_put_together_is_refused(run, vae, streaming_vae, photo, computer):
+    """9 frames of 128x64 are 0.84 MiB."""
+    computer(2**19, 2**19)
+    frames = {"image": photo, "motion": photo, **SIZE}
+    with pytest.raises(ValueError, match=r"9 frames at 128x64 takes 0\.8 MiB.*that fits is 5\."):
+        run("SwiftI2V_AnchorEncode", vae=vae, **frames)
+    run("SwiftI2V_AnchorEncode", vae=streaming_vae, **frames)
 
 
 @pytest.mark.parametrize("node_id", ["SwiftI2V_CameraMotion", "SwiftI2V_MotionSampler"])
