@@ -214,6 +214,18 @@ def text():
     return [[[torch.randn(1, 8, 4096, generator=generator), {}]] for _ in range(2)]
 
 
+@pytest.fixture(scope="session")
+def live_tensors():
+    """Count the tensors that Python holds."""
+    import gc
+
+    def count():
+        gc.collect()
+        return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+    return count
+
+
 def latent(frames, height=6, width=8, seed=0, batch=1):
     """A random latent in VAE space."""
     generator = torch.Generator().manual_seed(seed)

@@ -1,6 +1,5 @@
 """Memory that runs out: the same picture in smaller pieces, or one sentence; the next run is right."""
 
-import gc
 import re
 
 import comfy.model_management as management
@@ -66,11 +65,6 @@ def tensor_of(made):
 @pytest.fixture(scope="module")
 def expected(make):
     return {name: tensor_of(run()) for name, run in make.items()}
-
-
-def tensors():
-    gc.collect()
-    return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
 
 
 def fail(patch, owner, name, error, times):
@@ -139,10 +133,12 @@ def test_smaller_pieces_give_the_same_picture(pack, make, expected, monkeypatch,
 
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("site", NAMES)
-def test_one_sentence_and_the_next_run_is_right(pack, make, expected, workspace, monkeypatch, site, error):
+def test_one_sentence_and_the_next_run_is_right(
+    pack, make, expected, workspace, live_tensors, monkeypatch, site, error
+):
     what, owner, name, advice = sites(pack)[site]
     files = set((workspace / "output").rglob("*"))
-    before = tensors()
+    before = live_tensors()
     with monkeypatch.context() as patch, pytest.raises(RuntimeError) as caught:
         fail(patch, owner, name, error, times=-1)
         make[what]()
@@ -152,7 +148,7 @@ def test_one_sentence_and_the_next_run_is_right(pack, make, expected, workspace,
     assert ("the computer's memory" in message) or error is of_the_device
     assert caught.value.__context__ is None  # it would keep the tensors of the failed run alive
     del caught
-    assert tensors() == before
+    assert live_tensors() == before
     assert set((workspace / "output").rglob("*")) == files  # no unfinished file
     assert torch.equal(tensor_of(make[what]()), expected[what])
 
