@@ -952,6 +952,7 @@ def test_what_is_enough_to_compile(pack, monkeypatch, device, triton, compilers,
 def facts(pack, monkeypatch, device, triton, compilers, platform):
     """Another machine: its device, whether Triton is installed, its compilers and system."""
     monkeypatch.setattr(comfy.model_management, "get_torch_device", lambda: torch.device(device))
-    monkeypatch.setattr(pack.checks, "find_spec", lambda name: triton or None)
-    monkeypatch.setattr(pack.checks.shutil, "which", lambda name: name if name in compilers else None)
-    monkeypatch.setattr(pack.checks.sys, "platform", platform)
+    compiler = pack.modules["nodes.checks.compiler"]
+    monkeypatch.setattr(compiler, "find_spec", lambda name: triton or None)
+    monkeypatch.setattr(compiler.shutil, "which", lambda name: name if name in compilers else None)
+    monkeypatch.setattr(compiler.sys, "platform", platform)

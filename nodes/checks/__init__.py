@@ -1,0 +1,66 @@
+"""What can be wrong with a node's inputs, said in one sentence before any model loads."""
+
+from .compiler import can_compile
+from .conditions import (
+    PROMPT_FRAMES,
+    conditioning,
+    guider_conditions,
+    prompt_ranges,
+    prompts,
+    ranges_of,
+    without_ranges,
+)
+from .files import filename_prefix
+from .models import (
+    check_stage_one_channels,
+    model,
+    stage_one_model,
+    stage_two_kind,
+    stage_two_model,
+    vae,
+    whole_windows,
+)
+from .sampling import custom_sampling, finite_segment, from_pure_noise, segment_range
+from .tensors import (
+    KEYFRAME_TIMES,
+    decodable,
+    image,
+    keyframe_latents,
+    keyframe_numbers,
+    motion_of,
+    reference,
+    same_shape,
+    stage_two_latent,
+)
+
+__all__ = [
+    "KEYFRAME_TIMES",
+    "PROMPT_FRAMES",
+    "can_compile",
+    "check_stage_one_channels",
+    "conditioning",
+    "custom_sampling",
+    "decodable",
+    "filename_prefix",
+    "finite_segment",
+    "from_pure_noise",
+    "guider_conditions",
+    "image",
+    "keyframe_latents",
+    "keyframe_numbers",
+    "model",
+    "motion_of",
+    "prompt_ranges",
+    "prompts",
+    "ranges_of",
+    "reference",
+    "same_shape",
+    "segment_range",
+    "stage_one_model",
+    "stage_two_kind",
+    "stage_two_latent",
+    "stage_two_model",
+    "vae",
+    "whole_windows",
+    "without_ranges",
+]

@@ -1,0 +1,66 @@
+"""Schedules, segments and what custom sampling takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .kinds import kind_of
+
+
+def custom_sampling(noise: Any, guider: Any, sampler: Any, sigmas: Any) -> None:
+    """Raise ValueError if a custom-sampling input holds something else or an unusable schedule."""
+    for value, attribute, what in (
+        (noise, "generate_noise", "NOISE"),
+        (guider, "model_patcher", "GUIDER"),
+        (sampler, "max_denoise", "SAMPLER"),  # a GUIDER has "sample", too
+    ):
+        if not hasattr(value, attribute):
+            raise ValueError(f"{what.lower()} is a {kind_of(value)}, but must be a {what}.")
+    if not isinstance(sigmas, torch.Tensor) or sigmas.ndim != 1:
+        raise ValueError(f"sigmas is a {kind_of(sigmas)}, but must be SIGMAS.")
+    if len(sigmas) < 2:
+        raise ValueError("sigmas holds no step (denoise 0 makes such a schedule); give it at least one.")
+    if not (sigmas[0] <= 1 and (sigmas[:-1] > sigmas[1:]).all() and sigmas[-1] >= 0):
+        first = ", ".join(f"{sigma:g}" for sigma in sigmas.tolist()[:6])
+        raise ValueError(
+            f"sigmas begins {first}, but a flow model needs values that fall at every step, from at most "
+            "1 to at least 0; use a scheduler node with this model."
+        )
+
+
+def from_pure_noise(sigmas: torch.Tensor) -> torch.Tensor:
+    """Return ``sigmas`` if they start at pure noise; Stage I has no frames to start from."""
+    if sigmas[0] < 1:
+        raise ValueError(
+            f"timesteps starts at sigma {sigmas[0]:g}, but Stage I starts from pure noise; the nearest "
+            "valid first timestep is 1000."
+        )
+    return sigmas
+
+
+def segment_range(start: int, end: int, count: int, resumed: bool) -> tuple[int, int]:
+    """Return the segments to make as a range; ``end`` 0 means all."""
+    end = end or count
+    if not 0 <= start < end <= count:
+        raise ValueError(
+            f"start_segment is {start} and end_segment {end}, but the clip has {count} segments; "
+            f"choose a start from 0 to {count - 1} and an end above it, at most {count}."
+        )
+    if start and not resumed:
+        raise ValueError(
+            f"start_segment is {start}, but no latent holds the segments before it; connect the "
+            "latent to go on from, or start at 0."
+        )
+    return start, end
+
+
+def finite_segment(result: torch.Tensor, segment: Any) -> None:
+    """Raise ValueError if a segment came out as NaN, before later segments build on it."""
+    if not torch.isfinite(result[:, :, segment.clean :]).all():
+        raise ValueError(
+            f"Segment {segment.index} (latent frames {segment.noisy[0]} to {segment.noisy[-1]}) came "
+            "out as NaN; usual causes are a patched attention or fp16 weights that overflow, so try "
+            "without attention patches or with bf16 weights."
+        )
