@@ -96,6 +96,7 @@ class AnchorEncode(io.ComfyNode):
         )
 
     @classmethod
+    @checks.checked_widgets
     def execute(
         cls,
         image: torch.Tensor,

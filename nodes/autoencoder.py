@@ -21,6 +21,11 @@ def vae_channels(vae: Any) -> int:
     return vae.latent_channels
 
 
+def cell_size(vae: Any) -> int:
+    """Return the pixels per latent cell of a VAE, in both directions."""
+    return vae.spacial_compression_decode()
+
+
 Chunks = Callable[[torch.device], Iterator[torch.Tensor]]
 """Starts a clip anew, made on a device: one frame ``[1, H, W, 3]``, then four at a time."""
 

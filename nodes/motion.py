@@ -209,6 +209,7 @@ class MotionSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checks.checked_widgets
     def execute(
         cls,
         model_high_noise: Any,
@@ -240,6 +241,7 @@ class MotionSampler(io.ComfyNode):
         multiple = 16 if channels == 16 else 32
         check_size(width, height, multiple)
         chunks = plan_chunks(frames, chunk_frames, overlap_frames)
+        checks.frames_fit_memory(len(image), frames, width, height)
         _check_one_size(chunks, reshift_steps)
         prompts = checks.prompts(model_high_noise, positive, negative)
         sigmas = checks.from_pure_noise(widgets.schedule(model_high_noise, steps, timesteps))

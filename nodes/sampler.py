@@ -184,6 +184,7 @@ class SegmentSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checks.checked_widgets
     def execute(
         cls,
         model: Any,
@@ -300,6 +301,7 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         )
 
     @classmethod
+    @checks.checked_widgets
     def execute(
         cls,
         noise: Any,
@@ -318,7 +320,7 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         drift_control: float = 0.25,
         keyframes: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
-        checks.custom_sampling(noise, guider, sampler, sigmas)
+        sigmas = checks.custom_sampling(noise, guider, sampler, sigmas)
         kind = checks.stage_two_model(guider.model_patcher)
         checks.guider_conditions(guider)
         reference = checks.reference(z_ref)

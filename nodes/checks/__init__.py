@@ -20,29 +20,34 @@ from .models import (
     vae,
     whole_windows,
 )
-from .sampling import custom_sampling, finite_segment, from_pure_noise, segment_range
+from .sampling import custom_sampling, finite_segment, from_pure_noise, noise_fits, segment_range
 from .tensors import (
     KEYFRAME_TIMES,
-    decodable,
+    decodable_at_once,
     image,
     keyframe_latents,
     keyframe_numbers,
     motion_of,
+    one_decodable_clip,
     reference,
     same_shape,
     stage_two_latent,
 )
+from .values import frames_fit_memory
+from .widgets import checked_widgets
 
 __all__ = [
     "KEYFRAME_TIMES",
     "PROMPT_FRAMES",
     "can_compile",
     "check_stage_one_channels",
+    "checked_widgets",
     "conditioning",
     "custom_sampling",
-    "decodable",
+    "decodable_at_once",
     "filename_prefix",
     "finite_segment",
+    "frames_fit_memory",
     "from_pure_noise",
     "guider_conditions",
     "image",
@@ -50,6 +55,8 @@ __all__ = [
     "keyframe_numbers",
     "model",
     "motion_of",
+    "noise_fits",
+    "one_decodable_clip",
     "prompt_ranges",
     "prompts",
     "ranges_of",

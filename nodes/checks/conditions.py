@@ -7,12 +7,22 @@ from typing import Any
 import torch
 
 from ...swifti2v_core import geometry
-from ...swifti2v_core.prompt_ranges import WHOLE_CLIP, FrameRange, check_ranges_in_clip, unused_ranges
+from ...swifti2v_core.prompt_ranges import (
+    WHOLE_CLIP,
+    FrameRange,
+    check_frame_range,
+    check_ranges_in_clip,
+    unused_ranges,
+)
 from .. import host
-from .kinds import kind_of
+from .kinds import kind_of, shown, whole_numbers
+from .values import finite
 
 PROMPT_FRAMES = "swifti2v_frames"
 """Option of an entry of a CONDITIONING: the `FrameRange` of the clip that it is for."""
+
+TEXT_VALUES = (1e4, "those of a prompt are about -100 to 100; check the node that makes it")
+"""Magnitude and rule for `values.finite`."""
 
 
 def conditioning(value: Any, what: str) -> Any:
@@ -26,9 +36,32 @@ def conditioning(value: Any, what: str) -> Any:
     )
     if not (pairs and value):
         raise ValueError(f"{what} is a {kind_of(value)}, but must be a CONDITIONING.")
-    for _, options in value:
+    for text, options in value:
+        text_embedding(text, what)
         fixed(options, what)
+        frame_range(options, what)
     return value
+
+
+def text_embedding(text: torch.Tensor, what: str) -> None:
+    """Raise ValueError unless a tensor can be what a text encoder makes, ``[B, tokens, width]``."""
+    if text.ndim != 3 or 0 in text.shape:
+        raise ValueError(
+            f"{what} holds a tensor of shape {tuple(text.shape)}, but a prompt has (1, tokens, "
+            "width), none of them 0; encode it with the umt5 text encoder (CLIP Loader, type wan)."
+        )
+    finite(text, what, *TEXT_VALUES)
+
+
+def frame_range(options: dict[str, Any], what: str) -> None:
+    """Raise ValueError if a condition's range of frames, if it has one, is none of ours."""
+    found = options.get(PROMPT_FRAMES, WHOLE_CLIP)
+    if not whole_numbers(found, 2):
+        raise ValueError(
+            f"{what} is for the frames {shown(found)}, but a range has two frame numbers; connect SwiftI2V "
+            "Prompt for a Time Range."
+        )
+    check_frame_range(*found)
 
 
 def prompts(model: Any, positive: Any, negative: Any) -> tuple[Any, Any]:
@@ -71,8 +104,11 @@ def guider_conditions(guider: Any) -> None:
     for name, conditions in guider.original_conds.items():
         for condition in conditions:
             fixed(condition, name)
-            if condition.get("cross_attn") is not None:
-                text_width(guider.model_patcher, condition["cross_attn"], name)
+            frame_range(condition, name)
+            text = condition.get("cross_attn")
+            if text is not None:
+                text_embedding(text, name)
+                text_width(guider.model_patcher, text, name)
 
 
 def without_ranges(conditioning: Any) -> Any:

@@ -6,27 +6,47 @@ from typing import Any
 
 import torch
 
-from .kinds import kind_of
+from .kinds import kind_of, shown
+from .values import floats
+
+MOST_STEPS = 10000
+"""Longest schedule; a longer one is a mistake that would run for days."""
 
 
-def custom_sampling(noise: Any, guider: Any, sampler: Any, sigmas: Any) -> None:
-    """Raise ValueError if a custom-sampling input holds something else or an unusable schedule."""
-    for value, attribute, what in (
-        (noise, "generate_noise", "NOISE"),
-        (guider, "model_patcher", "GUIDER"),
-        (sampler, "max_denoise", "SAMPLER"),  # a GUIDER has "sample", too
+def custom_sampling(noise: Any, guider: Any, sampler: Any, sigmas: Any) -> torch.Tensor:
+    """Return the schedule as float32; raise ValueError if an input is something else or unusable."""
+    for value, attributes, what in (
+        (noise, ("generate_noise", "seed"), "NOISE"),
+        (guider, ("model_patcher", "original_conds"), "GUIDER"),
+        (sampler, ("max_denoise",), "SAMPLER"),  # a GUIDER has "sample", too
     ):
-        if not hasattr(value, attribute):
+        if not all(hasattr(value, attribute) for attribute in attributes):
             raise ValueError(f"{what.lower()} is a {kind_of(value)}, but must be a {what}.")
     if not isinstance(sigmas, torch.Tensor) or sigmas.ndim != 1:
         raise ValueError(f"sigmas is a {kind_of(sigmas)}, but must be SIGMAS.")
     if len(sigmas) < 2:
         raise ValueError("sigmas holds no step (denoise 0 makes such a schedule); give it at least one.")
+    if len(sigmas) > MOST_STEPS:
+        raise ValueError(
+            f"sigmas holds {len(sigmas) - 1} steps, but may hold at most {MOST_STEPS - 1}; take fewer."
+        )
+    floats(sigmas, "sigmas")
     if not (sigmas[0] <= 1 and (sigmas[:-1] > sigmas[1:]).all() and sigmas[-1] >= 0):
         first = ", ".join(f"{sigma:g}" for sigma in sigmas.tolist()[:6])
         raise ValueError(
             f"sigmas begins {first}, but a flow model needs values that fall at every step, from at most "
             "1 to at least 0; use a scheduler node with this model."
+        )
+    return sigmas.to(torch.float32)
+
+
+def noise_fits(noise: Any, latents: torch.Tensor) -> None:
+    """Raise ValueError unless a NOISE made noise for every number of some latents."""
+    if not isinstance(noise, torch.Tensor) or noise.shape != latents.shape:
+        made = tuple(noise.shape) if isinstance(noise, torch.Tensor) else shown(noise)
+        raise ValueError(
+            f"noise makes {made} for a clip of {tuple(latents.shape)}, but must make as many numbers; "
+            "connect RandomNoise."
         )
 
 
