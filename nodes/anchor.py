@@ -116,6 +116,7 @@ class AnchorEncode(io.ComfyNode):
         checks.vae(vae, channels=48)
         check_size(width, height)
         latent_frame_count(frames)
+        checks.clip_fits_memory(vae, frames, width, height)
         if len(motions[0]) != frames:
             host.logger.warning(
                 "The motion clip has %d frames and %d are asked for: frames are repeated or skipped "

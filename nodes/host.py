@@ -85,8 +85,8 @@ def input_channels_of_file(name: str) -> int | None:
         if key.endswith("patch_embedding.weight") and dtype in FLOATS_OF_FILES and len(shape) == 5:
             return shape[1]
     raise ValueError(
-        f"{name} holds no Wan model (it has no patch_embedding of floats in 5 dimensions); load Wan2.2-I2V-A14B or Wan2.2-TI2V-5B "
-        "for Stage I, SwiftI2V weights or Wan2.2-TI2V-5B for Stage II."
+        f"{name} holds no Wan model (it has no patch_embedding of 5 dimensions); load Wan2.2-I2V-A14B or "
+        "Wan2.2-TI2V-5B for Stage I, SwiftI2V weights or Wan2.2-TI2V-5B for Stage II."
     )
 
 

@@ -23,6 +23,7 @@ from .models import (
 from .sampling import custom_sampling, finite_segment, from_pure_noise, noise_fits, segment_range
 from .tensors import (
     KEYFRAME_TIMES,
+    clip_fits_memory,
     decodable_at_once,
     image,
     keyframe_latents,
@@ -42,6 +43,7 @@ __all__ = [
     "can_compile",
     "check_stage_one_channels",
     "checked_widgets",
+    "clip_fits_memory",
     "conditioning",
     "custom_sampling",
     "decodable_at_once",

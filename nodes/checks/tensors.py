@@ -29,6 +29,9 @@ LARGEST_BATCH_INDEX = 9999
 WORKING_COPIES = 3
 """What a segment sampler holds of a clip: working latents, noise and the result."""
 
+ONCE = 1 + geometry.FRAMES_PER_LATENT
+"""Frames that are held at once where a clip is streamed."""
+
 PIXEL_VALUES = (16.0, "an IMAGE goes from 0 to 1; divide it by 255 if it counts to 255")
 LATENT_VALUES = (1e4, "those of a latent are about -10 to 10; check the node that makes it")
 """Magnitude and rule for `values.finite`; what is a little too bright is no mistake."""
@@ -51,6 +54,7 @@ def image(value: Any, what: str) -> torch.Tensor:
             f"{what} is {width}x{height}, but no side may be longer than {LARGEST_SIDE}; the nearest valid "
             f"size is {max(1, int(width * scale))}x{max(1, int(height * scale))}."
         )
+    frames_fit_memory(1, min(len(value), ONCE), width, height)
     finite(value, what, *PIXEL_VALUES)
     return value
 
@@ -82,6 +86,12 @@ def latent(value: Any, what: str) -> torch.Tensor:
             f"{what} has shape {tuple(samples.shape)}, but a video latent has "
             "(batch, channels, latent frames, height, width), none of them 0."
         )
+    frames = samples.shape[2]
+    fits_memory(
+        f"{what} with {frames} latent frames, its noise and the result",
+        WORKING_COPIES * samples.numel() * torch.float32.itemsize,
+        lambda part: f"number of latent frames is {max(2, int(frames * part))}",
+    )
     finite(samples, what, *LATENT_VALUES)
     return samples
 
@@ -127,8 +137,13 @@ def one_decodable_clip(value: Any, decoder: Any) -> tuple[torch.Tensor, int, int
         )
     cell = autoencoder.cell_size(decoder)
     height, width = (side * cell for side in samples.shape[-2:])
-    frames_fit_memory(1, geometry.FRAMES_PER_LATENT + 1, width, height)
+    clip_fits_memory(decoder, geometry.pixel_frame_count(samples.shape[2]), width, height)
     return samples, width, height
+
+
+def clip_fits_memory(vae: Any, frames: int, width: int, height: int) -> None:
+    """Raise ValueError if what a VAE holds of a clip at once needs more memory than the machine has."""
+    frames_fit_memory(1, ONCE if autoencoder.streams(vae) else frames, width, height)
 
 
 def reference(value: Any) -> torch.Tensor:
@@ -141,12 +156,6 @@ def reference(value: Any) -> torch.Tensor:
             "z_ref is empty (all zeros), but Stage II needs the photo and the motion in it; "
             "connect SwiftI2V Anchor Encode (Hybrid Reference)."
         )
-    frames = samples.shape[2]
-    fits_memory(
-        f"z_ref with {frames} latent frames, its noise and the result",
-        WORKING_COPIES * samples.numel() * torch.float32.itemsize,
-        lambda part: f"number of latent frames is {max(2, int(frames * part))}",
-    )
     _check_batch_index(value.get(BATCH_INDEX), len(samples))
     return samples
 
