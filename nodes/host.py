@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -22,12 +23,13 @@ import comfy.sample
 import comfy.samplers
 import comfy.sd
 import comfy.utils
+import comfyui_version
 import folder_paths
 import latent_preview
 import torch
 from comfy.cli_args import args
-from comfy.ldm.modules.attention import attention_pytorch
-from comfy.model_patcher import create_model_options_clone
+from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
+from comfy.model_patcher import ModelPatcher, create_model_options_clone
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from safetensors import SafetensorError, safe_open
@@ -335,7 +337,7 @@ def frame_progress(total: int) -> Callable[[int], None]:
     bar = comfy.utils.ProgressBar(total)
 
     def report(done: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        check_interrupted()
         bar.update_absolute(done)
 
     return report
@@ -395,6 +397,7 @@ class SamplingProgress:
         self._show(done, None)
 
     def _show(self, done: int, preview: Any) -> None:
+        check_interrupted()  # at every step: ComfyUI's bar, which checks too, leaves out small ones
         self._console.update(done - self._console.n)
         self._bar.update_absolute(done, self._total, preview)
 
@@ -510,3 +513,85 @@ def pinning(device: torch.device) -> Iterator[Callable[[torch.Tensor], None]]:
 def release_memory() -> None:
     """Give cached blocks back to the device."""
     comfy.model_management.soft_empty_cache()
+
+
+# --- Identity -------------------------------------------------------------------------------------
+
+CHANGES = (
+    "patches",
+    "weight_wrapper_patches",
+    "object_patches",
+    "hook_patches",
+    "injections",
+    "additional_models",
+    "model_options",
+    "wrappers",
+    "callbacks",
+)
+"""Attributes of a MODEL that hold what nodes have changed in it."""
+
+WHILE_SAMPLING = {"model_patcher", "inner_model", "conds", "loaded_models"}
+"""Attributes of a GUIDER that are no settings: the MODEL, and what a sampling that failed leaves behind."""
+
+
+def checkpoint_folder() -> Path:
+    """Return the folder of all checkpoints: ComfyUI empties its temporary folder at every start."""
+    return Path(output_folder()) / "swifti2v_checkpoints"
+
+
+def check_interrupted() -> None:
+    """Raise ComfyUI's interruption if the user has cancelled."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def model_weights(model: Any) -> dict[str, torch.Tensor]:
+    """Return the weights of a network without patches, wherever ComfyUI keeps them at present."""
+    entries = model.get_key_patches("diffusion_model.")
+    return {name.replace("._orig_mod", ""): entry[0][0] for name, entry in entries.items()}
+
+
+def model_changes(model: Any) -> list[Any]:
+    """Return what tells apart two MODELs with the same weights: patches, options, precision, schedule."""
+    network = model.get_model_object("diffusion_model")
+    schedule = model.get_model_object("model_sampling")
+    precision = (model.model_dtype(), model.model.manual_cast_dtype)
+    changes = {name: getattr(model, name, None) for name in CHANGES}
+    return [type(network), model.model.model_config.unet_config, schedule, precision, changes]
+
+
+def guider_settings(guider: Any) -> list[Any]:
+    """Return a GUIDER's kind, conditions and settings, without its MODEL."""
+    settings = {name: value for name, value in vars(guider).items() if name not in WHILE_SAMPLING}
+    return [type(guider), settings]
+
+
+def without_weights(model: Any) -> Callable[[Any], Any]:
+    """Return a function that names the parts of a MODEL, which are told apart by `model_weights`.
+
+    Patches and options hold parts of the model they belong to, or models of their own.
+    """
+    replaced = {id(value) for value in model.object_patches.values()}  # inside the model while it is loaded
+    parts = {id(module): name for name, module in model.model.named_modules() if id(module) not in replaced}
+
+    def name_parts(value: Any) -> Any:
+        if id(value) in parts:
+            return ("part of the model", parts[id(value)])
+        if hasattr(value, "_orig_mod"):
+            return ("compiled", value._orig_mod)
+        if isinstance(value, ModelPatcher):
+            weights = None if value.model is model.model else model_weights(value)
+            return ("MODEL", weights, model_changes(value))
+        return value
+
+    return name_parts
+
+
+def computing(model: Any) -> list[str]:
+    """Return what computes: versions, device, and the attention that ComfyUI was started with."""
+    return [
+        comfyui_version.__version__,
+        torch.__version__,
+        comfy.model_management.get_torch_device_name(model.load_device),
+        optimized_attention.__name__,
+        str(sorted(map(str, getattr(args, "fast", None) or ()))),
+    ]

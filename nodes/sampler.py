@@ -11,7 +11,7 @@ from ..swifti2v_core.drift import check_drift_control
 from ..swifti2v_core.guidance import STRONGEST, check_reference_strength
 from ..swifti2v_core.segments import keep_finished
 from ..swifti2v_core.sigmas import check_denoise
-from . import checks, host, widgets
+from . import checkpoints, checks, host, widgets
 from .segment_sampling import CONTEXTS, POSITIONS, SegmentSampling, WindowOptions
 
 CATEGORY = "SwiftI2V"
@@ -179,6 +179,7 @@ class SegmentSampler(io.ComfyNode):
                 _reference_strength_input(),
                 _drift_control_input(),
                 _keyframes_input(),
+                *checkpoints.inputs(),
             ],
             outputs=[_latent_output()],
         )
@@ -204,7 +205,10 @@ class SegmentSampler(io.ComfyNode):
         reference_strength: float = 1.0,
         drift_control: float = 0.25,
         keyframes: dict[str, Any] | None = None,
+        checkpoint: str = "",
+        checkpoint_files: str = checkpoints.KEEP,
     ) -> io.NodeOutput:
+        saving = checkpoints.CheckpointChoice(checkpoint, checkpoint_files)
         kind = checks.stage_two_model(model)
         reference = checks.reference(z_ref)
         strength = _strength_for(kind, reference_strength)
@@ -231,6 +235,7 @@ class SegmentSampler(io.ComfyNode):
             options=options,
             drift_control=drift_control,
             keyframes=stills,
+            checkpoint=saving,
         )
         latents = reference.to(torch.float32, copy=True)
         return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments)})
@@ -296,6 +301,7 @@ class SegmentSamplerAdvanced(io.ComfyNode):
                 _reference_strength_input(),
                 _drift_control_input(),
                 _keyframes_input(),
+                *checkpoints.inputs(),
             ],
             outputs=[_latent_output()],
         )
@@ -319,7 +325,10 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         reference_strength: float = 1.0,
         drift_control: float = 0.25,
         keyframes: dict[str, Any] | None = None,
+        checkpoint: str = "",
+        checkpoint_files: str = checkpoints.KEEP,
     ) -> io.NodeOutput:
+        saving = checkpoints.CheckpointChoice(checkpoint, checkpoint_files)
         sigmas = checks.custom_sampling(noise, guider, sampler, sigmas)
         kind = checks.stage_two_model(guider.model_patcher)
         checks.guider_conditions(guider)
@@ -337,5 +346,15 @@ class SegmentSamplerAdvanced(io.ComfyNode):
             given = checks.stage_two_latent(latent, "latent")
             checks.same_shape(given, reference)
             keep_finished(latents, given, segments[start])
-        sampling = SegmentSampling(kind, guider, noise, sampler, sigmas, options, drift_control, stills)
-        return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments[:end], start)})
+        sampling = SegmentSampling(
+            kind=kind,
+            guider=guider,
+            noise=noise,
+            sampler=sampler,
+            sigmas=sigmas,
+            options=options,
+            drift_control=drift_control,
+            keyframes=stills,
+            checkpoint=saving,
+        )
+        return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments, start, end)})
