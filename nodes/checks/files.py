@@ -6,6 +6,7 @@ import os
 import re
 import sys
 
+from ...swifti2v_core.checkpoint import RESERVED_NAME
 from ...swifti2v_core.text import shortened
 from .. import host
 
@@ -18,8 +19,8 @@ LONGEST_PREFIX = 1000
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 """What no file name should hold."""
 
-WINDOWS = re.compile(r'[<>:"|?*]|(^|[/\\])(con|prn|aux|nul|com\d|lpt\d)(?=$|[/\\.])', re.IGNORECASE)
-"""Characters and names that Windows keeps for itself."""
+WINDOWS = re.compile(r'[<>:"|?*]')
+"""Characters that Windows keeps for itself."""
 
 
 def filename_prefix(prefix: str) -> None:
@@ -50,9 +51,11 @@ def _check_characters(prefix: str) -> None:
     plain = CONTROL.sub("_", written)
     if plain != prefix:
         raise _refusal(prefix, "holds characters that no file name may have", plain)
-    if sys.platform == "win32" and WINDOWS.search(prefix):
-        allowed = WINDOWS.sub("_", prefix)
-        raise _refusal(prefix, "holds a character or name that Windows keeps for itself", allowed)
+    if sys.platform == "win32":
+        parts = re.split(r"([/\\])", WINDOWS.sub("_", prefix))
+        allowed = "".join(f"_{part}" if RESERVED_NAME.fullmatch(part) else part for part in parts)
+        if allowed != prefix:
+            raise _refusal(prefix, "holds a character or name that Windows keeps for itself", allowed)
 
 
 def _check_length(prefix: str) -> None:

@@ -380,8 +380,8 @@ def test_the_server_lets_nan_pass(workflow):
     assert validated(prompt)[0] and math.isnan(prompt["sample"]["inputs"]["denoise"])
 
 
-def test_no_input_of_a_workflow_is_a_path_but_the_prefix(pack):
-    """Texts that a workflow brings reach files in one place, which is tested above; lists are closed."""
+def test_no_other_input_of_a_workflow_is_a_path(pack):
+    """Texts that a workflow brings reach files in two places, which are tested here; lists are closed."""
     texts = {
         (node_id, each.id)
         for node_id, node in pack.nodes.items()
@@ -390,5 +390,30 @@ def test_no_input_of_a_workflow_is_a_path_but_the_prefix(pack):
     }
     parsed = ("timesteps", "keyframe_times")
     assert {each for each in texts if each[1] not in parsed} == {
-        ("SwiftI2V_DecodeToVideo", "filename_prefix")
+        ("SwiftI2V_DecodeToVideo", "filename_prefix"),
+        ("SwiftI2V_SegmentSampler", "checkpoint"),
+        ("SwiftI2V_SegmentSamplerAdvanced", "checkpoint"),
     }
+
+
+NO_FOLDERS = (
+    "../x",
+    "/etc/x",
+    "a/b",
+    "a\\b",
+    "..",
+    ".",
+    "C:",
+    "con",
+    "a\x00b",
+    "a\nb",
+    "x" * 10**6,
+    "a\ud800",
+)
+
+
+@pytest.mark.parametrize("name", NO_FOLDERS, ids=range(len(NO_FOLDERS)))
+def test_the_name_of_a_checkpoint_is_no_path(pack, name):
+    with pytest.raises(ValueError, match=r"^checkpoint is .* the nearest valid value is .*[.]$") as error:
+        pack.modules["nodes.checkpoints"].CheckpointChoice(name)
+    assert len(str(error.value)) < 400

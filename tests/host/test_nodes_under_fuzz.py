@@ -112,11 +112,11 @@ def judge(bench, workspace):
     outside = sorted(path for path in workspace.iterdir() if path.name != "output")
 
     def run(node_id, *changes):
+        forget_files(workspace / "output")
         verdict = bench.judge(node_id, bench.spoil(node_id, *changes))
         assert sorted(path for path in workspace.iterdir() if path.name != "output") == outside
         if node_id == "SwiftI2V_DecodeToVideo":
             written = [path for path in (workspace / "output").rglob("*") if path.is_file()]
-            forget_files(workspace / "output")
             assert bool(written) == (verdict == "works"), written
             assert all(path.suffix in (".mp4", ".webm") for path in written)
         return verdict
