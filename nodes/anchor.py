@@ -126,6 +126,9 @@ class AnchorEncode(io.ComfyNode):
             )
         settings = ReferenceSettings(width, height, frames, fit, upscale)
         numbers = checks.keyframe_numbers(keyframes, keyframe_times, frames, len(image))
+        aspect = motion.shape[2] / motion.shape[1]
+        for pictures in (image,) if keyframes is None else (image, keyframes):
+            checks.framed_fits_memory(pictures, aspect, fit)
         photos = {} if keyframes is None else dict(zip(numbers, keyframes.split(1), strict=True))
 
         def chunks(clip: int, device: torch.device) -> Iterator[torch.Tensor]:
@@ -137,7 +140,6 @@ class AnchorEncode(io.ComfyNode):
             autoencoder.encode_reference(vae, frames, height, width, partial(chunks, clip))
             for clip in range(len(image))
         ]
-        aspect = motion.shape[2] / motion.shape[1]
         stills = [_encode_keyframe(vae, photo, aspect, settings) for photo in photos.values()]
         return io.NodeOutput({"samples": torch.cat(references)}, _keyframe_latent(stills, numbers))
 

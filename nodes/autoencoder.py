@@ -28,7 +28,7 @@ def cell_size(vae: Any) -> int:
 
 def streams(vae: Any) -> bool:
     """Tell whether clips go through a VAE piece by piece, see `vae_stream.streams`; others go whole."""
-    return vae_stream.streams(vae.first_stage_model)
+    return vae_stream.streams(getattr(vae, "first_stage_model", None))
 
 
 Chunks = Callable[[torch.device], Iterator[torch.Tensor]]

@@ -248,6 +248,7 @@ class MotionSampler(io.ComfyNode):
         legs = [Leg(width, height, sigmas)]
         if reshift_steps:
             large = large_size(width, height, reshift_scale, multiple)
+            checks.framed_fits_memory(image, width / height, fit)
             first, rest = reshift_legs(sigmas, reshift_steps, large, (width, height))
             legs = [first, match_snr(first, rest) if reshift_match_snr else rest]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
-from .kinds import kind_of, shown
+from .kinds import is_number, kind_of, shown
 from .values import floats
 
 MOST_STEPS = 10000
@@ -22,6 +23,9 @@ def custom_sampling(noise: Any, guider: Any, sampler: Any, sigmas: Any) -> torch
     ):
         if not all(hasattr(value, attribute) for attribute in attributes):
             raise ValueError(f"{what.lower()} is a {kind_of(value)}, but must be a {what}.")
+    cfg = getattr(guider, "cfg", 1.0)
+    if not (is_number(cfg) and math.isfinite(cfg)):
+        raise ValueError(f"The cfg of guider is {shown(cfg)}, but must be a number; the usual value is 1.")
     if not isinstance(sigmas, torch.Tensor) or sigmas.ndim != 1:
         raise ValueError(f"sigmas is a {kind_of(sigmas)}, but must be SIGMAS.")
     if len(sigmas) < 2:

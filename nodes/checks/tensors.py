@@ -146,6 +146,13 @@ def clip_fits_memory(vae: Any, frames: int, width: int, height: int) -> None:
     frames_fit_memory(1, ONCE if autoencoder.streams(vae) else frames, width, height)
 
 
+def framed_fits_memory(photos: torch.Tensor, aspect: float, fit: str) -> None:
+    """Raise ValueError if black bars make photos that need more memory than the machine has."""
+    height, width = photos.shape[1:3]
+    if fit == "pad":
+        frames_fit_memory(1, 1, max(width, round(height * aspect)), max(height, round(width / aspect)))
+
+
 def reference(value: Any) -> torch.Tensor:
     """Return the samples of a ``z_ref`` LATENT that Stage II can work on."""
     samples = stage_two_latent(value, "z_ref")

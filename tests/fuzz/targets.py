@@ -131,7 +131,7 @@ def checkpoint_file(data: bytes) -> None:
     """A file that is not the one that was written counts as none; nothing else comes of it."""
     FILE.write_bytes(data)
     frames = a_checkpoint().load(0, 0, SHAPE)
-    assert frames is None or (tuple(frames.shape) == SHAPE and data == VALID)
+    assert frames is None or torch.equal(frames, torch.zeros(SHAPE))
 
 
 TARGETS: dict[Callable[[bytes], None], list[bytes]] = {

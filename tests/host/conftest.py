@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 import os
 import sys
@@ -177,6 +178,22 @@ def vae16(pack):
     state = random_state(network, 2)
     state = {k: v + 1 if k.endswith("gamma") else v for k, v in state.items()}
     return comfy.sd.VAE(sd=state)
+
+
+@pytest.fixture(scope="session")
+def streaming_vae(vae):
+    """The Wan2.2 VAE, narrow and random, in a VAE object of its own."""
+    from comfy.ldm.wan.vae2_2 import WanVAE
+    from comfy.model_patcher import ModelPatcher
+
+    network = WanVAE(dim=8, dec_dim=8, z_dim=48, temperal_downsample=[False, True, True], num_res_blocks=2)
+    generator = torch.Generator().manual_seed(0)
+    for key, value in network.state_dict().items():
+        value.copy_(1 if key.endswith("gamma") else torch.randn(value.shape, generator=generator) * 0.2)
+    wrapped = copy.copy(vae)
+    wrapped.first_stage_model = network.train(False)
+    wrapped.patcher = ModelPatcher(network, vae.patcher.load_device, vae.patcher.offload_device)
+    return wrapped
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,10 @@
 """A batch of photos is what its photos are one by one, with the seeds seed, seed + 1, and so on."""
 
-import copy
 import logging
 
 import comfy.utils
 import pytest
 import torch
-from comfy.ldm.wan.vae2_2 import WanVAE
-from comfy.model_patcher import ModelPatcher
 
 LAST_SEED = 2**64 - 1
 
@@ -115,19 +112,6 @@ def test_camera_motion(run, photos, shown, seed):
     assert torch.equal(frames, torch.cat(singles))
     same = run("SwiftI2V_CameraMotion", image=photos[:1].repeat(2, 1, 1, 1), seed=seed, **options)[0]
     assert (same[:9] - same[9:]).abs().max() > 0.01  # another seed, another sway
-
-
-@pytest.fixture(scope="module")
-def streaming_vae(vae):
-    """The Wan2.2 VAE, narrow and random, in a VAE object of its own."""
-    network = WanVAE(dim=8, dec_dim=8, z_dim=48, temperal_downsample=[False, True, True], num_res_blocks=2)
-    generator = torch.Generator().manual_seed(0)
-    for key, value in network.state_dict().items():
-        value.copy_(1 if key.endswith("gamma") else torch.randn(value.shape, generator=generator) * 0.2)
-    wrapped = copy.copy(vae)
-    wrapped.first_stage_model = network.train(False)
-    wrapped.patcher = ModelPatcher(network, vae.patcher.load_device, vae.patcher.offload_device)
-    return wrapped
 
 
 @pytest.mark.parametrize("streamed", [True, False])

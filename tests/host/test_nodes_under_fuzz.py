@@ -1,6 +1,7 @@
 """Every node under bad input: a table of every way for every input, and random pairs of them.
 
-``SWIFTI2V_FUZZ_CASES=10000`` runs that many random cases instead of the few hundred that always run.
+``SWIFTI2V_FUZZ_CASES=10000 python -m pytest -s -k random_pairs`` on this file runs that many random cases
+instead of the few hundred that always run, and prints how they ended.
 """
 
 import os
@@ -56,7 +57,7 @@ def small_weights(channels):
 
 
 @pytest.fixture(scope="module")
-def bench(pack, workspace, vae):
+def bench(pack, workspace, vae, streaming_vae):
     from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 
     folder = workspace / "models" / "diffusion_models"
@@ -87,6 +88,8 @@ def bench(pack, workspace, vae):
         "height": 32,
         "frames": 5,
         "steps": 1,
+        ("SwiftI2V_AnchorEncode", "vae"): streaming_vae,
+        ("SwiftI2V_DecodeToVideo", "vae"): streaming_vae,
         ("SwiftI2V_AnchorEncode", "motion"): torch.rand(5, 16, 24, 3, generator=generator),
         ("SwiftI2V_MotionSampler", "model_high_noise"): plain,
         ("SwiftI2V_MotionSampler", "model_low_noise"): plain,
@@ -110,6 +113,7 @@ def bench(pack, workspace, vae):
 def judge(bench, workspace):
     """Run a case and see that it writes inside the output folder alone."""
     outside = sorted(path for path in workspace.iterdir() if path.name != "output")
+    verdicts = Counter()
 
     def run(node_id, *changes):
         forget_files(workspace / "output")
@@ -119,9 +123,11 @@ def judge(bench, workspace):
             written = [path for path in (workspace / "output").rglob("*") if path.is_file()]
             assert bool(written) == (verdict == "works"), written
             assert all(path.suffix in (".mp4", ".webm") for path in written)
+        verdicts["works" if verdict == "works" else "sentence"] += 1
         return verdict
 
-    return run
+    yield run
+    print(f"\n{verdicts.total()} cases:", dict(verdicts))
 
 
 @pytest.mark.parametrize("node_id", NODES)
