@@ -96,6 +96,7 @@ class AnchorEncode(io.ComfyNode):
         )
 
     @classmethod
+    @checks.checked_widgets
     def execute(
         cls,
         image: torch.Tensor,
@@ -115,6 +116,7 @@ class AnchorEncode(io.ComfyNode):
         checks.vae(vae, channels=48)
         check_size(width, height)
         latent_frame_count(frames)
+        checks.clip_fits_memory(vae, frames, width, height)
         if len(motions[0]) != frames:
             host.logger.warning(
                 "The motion clip has %d frames and %d are asked for: frames are repeated or skipped "
@@ -124,6 +126,9 @@ class AnchorEncode(io.ComfyNode):
             )
         settings = ReferenceSettings(width, height, frames, fit, upscale)
         numbers = checks.keyframe_numbers(keyframes, keyframe_times, frames, len(image))
+        aspect = motion.shape[2] / motion.shape[1]
+        for pictures in (image,) if keyframes is None else (image, keyframes):
+            checks.framed_fits_memory(pictures, aspect, fit)
         photos = {} if keyframes is None else dict(zip(numbers, keyframes.split(1), strict=True))
 
         def chunks(clip: int, device: torch.device) -> Iterator[torch.Tensor]:
@@ -135,7 +140,6 @@ class AnchorEncode(io.ComfyNode):
             autoencoder.encode_reference(vae, frames, height, width, partial(chunks, clip))
             for clip in range(len(image))
         ]
-        aspect = motion.shape[2] / motion.shape[1]
         stills = [_encode_keyframe(vae, photo, aspect, settings) for photo in photos.values()]
         return io.NodeOutput({"samples": torch.cat(references)}, _keyframe_latent(stills, numbers))
 

@@ -21,6 +21,16 @@ def vae_channels(vae: Any) -> int:
     return vae.latent_channels
 
 
+def cell_size(vae: Any) -> int:
+    """Return the pixels per latent cell of a VAE, in both directions."""
+    return vae.spacial_compression_decode()
+
+
+def streams(vae: Any) -> bool:
+    """Tell whether clips go through a VAE piece by piece, see `vae_stream.streams`; others go whole."""
+    return vae_stream.streams(getattr(vae, "first_stage_model", None))
+
+
 Chunks = Callable[[torch.device], Iterator[torch.Tensor]]
 """Starts a clip anew, made on a device: one frame ``[1, H, W, 3]``, then four at a time."""
 
@@ -52,7 +62,7 @@ def encode_reference(vae: Any, frames: int, height: int, width: int, chunks: Chu
         ``[1, 48, T, h, w]``; latent frame 0 is the first frame alone.
     """
     latent = None
-    if vae_stream.streams(vae.first_stage_model):
+    if streams(vae):
         latent = _encode_streamed(vae, _encode_strips(vae, height, width), chunks)
     if latent is None:
         clip = _put_together(frames, chunks(torch.device("cpu")))
@@ -107,7 +117,7 @@ def _put_together(count: int, pieces: Iterator[torch.Tensor], report: Report = s
 
 def decode_images(vae: Any, latent: torch.Tensor) -> torch.Tensor:
     """Decode a latent ``[B, C, T, h, w]`` to one IMAGE ``[B * F, H, W, 3]``, filled as frames are done."""
-    if not vae_stream.streams(vae.first_stage_model):
+    if not streams(vae):
         return _decode_whole(vae, latent)
     count = len(latent) * pixel_frame_count(latent.shape[2])
     # Half precision is finer than what 16-bit weights compute, and takes half as long to leave the GPU.
@@ -121,7 +131,7 @@ def decode_bytes(vae: Any, latent: torch.Tensor) -> Iterator[torch.Tensor]:
 
     Wan autoencoders stream (`vae_stream.StripDecoder`); any other is decoded whole by ComfyUI.
     """
-    if vae_stream.streams(vae.first_stage_model):
+    if streams(vae):
         yield from _decode_streamed(vae, latent, to_bytes)
         return
     for frame in _decode_whole(vae, latent).split(1):

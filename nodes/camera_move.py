@@ -110,6 +110,7 @@ class CameraMotion(io.ComfyNode):
         )
 
     @classmethod
+    @checks.checked_widgets
     def execute(
         cls,
         image: torch.Tensor,
@@ -129,6 +130,7 @@ class CameraMotion(io.ComfyNode):
         checks.image(image, "The photo")
         check_size(width, height)
         latent_frame_count(frames)
+        checks.frames_fit_memory(len(image), frames, width, height)
         move = camera.CameraMove(pan_x, pan_y, zoom, rotate, tilt, sway, easing, seed)
         report = host.frame_progress(frames * len(image))
         clips = [

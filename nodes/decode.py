@@ -37,8 +37,9 @@ class TiledVAEDecode(io.ComfyNode):
         )
 
     @classmethod
+    @checks.checked_widgets
     def execute(cls, samples: dict, vae: object) -> io.NodeOutput:
-        latent = checks.decodable(samples, vae)
+        latent = checks.decodable_at_once(samples, vae)
         return io.NodeOutput(autoencoder.decode_images(vae, latent))
 
 
@@ -101,6 +102,7 @@ class DecodeToVideo(io.ComfyNode):
         )
 
     @classmethod
+    @checks.checked_widgets
     def execute(
         cls,
         samples: dict,
@@ -110,12 +112,7 @@ class DecodeToVideo(io.ComfyNode):
         codec: str,
         crf: int,
     ) -> io.NodeOutput:
-        latent = checks.decodable(samples, vae)
-        if len(latent) != 1:
-            raise ValueError(
-                f"samples is a batch of {len(latent)} clips, but a file holds one; "
-                "pick one with LatentFromBatch."
-            )
+        latent, width, height = checks.one_decodable_clip(samples, vae)
         chosen = CODECS[codec]
         if crf > chosen.highest_crf:
             raise ValueError(
@@ -123,6 +120,7 @@ class DecodeToVideo(io.ComfyNode):
                 f"the nearest valid value is {chosen.highest_crf}."
             )
         chosen.check_available()
+        chosen.check_size(width, height)
         checks.filename_prefix(filename_prefix)
         pieces = autoencoder.decode_bytes(vae, latent)
         first = next(pieces)

@@ -70,6 +70,12 @@ def _compile_blocks() -> io.Boolean.Input:
     )
 
 
+def _check_loras(*names: str) -> None:
+    for name in names:
+        if name != NONE:
+            host.check_lora_file(name)
+
+
 def _load(name: str, lora: str, strength: float, shift: float, weight_dtype: str) -> Any:
     model = host.load_model(name, weight_dtype)
     if lora != NONE:
@@ -130,6 +136,7 @@ class LoadStageI(io.ComfyNode):
         )
 
     @classmethod
+    @checks.checked_widgets
     def execute(
         cls,
         high_noise_model: str,
@@ -144,6 +151,7 @@ class LoadStageI(io.ComfyNode):
     ) -> io.NodeOutput:
         if compile_blocks:
             checks.can_compile(host.device_type())
+        _check_loras(high_noise_lora, low_noise_lora)
         for name in (high_noise_model, low_noise_model):
             channels = None if name == NONE else host.input_channels_of_file(name)
             if channels is not None:
@@ -202,6 +210,7 @@ class LoadStageII(io.ComfyNode):
         )
 
     @classmethod
+    @checks.checked_widgets
     def execute(
         cls,
         model_name: str,
@@ -213,6 +222,7 @@ class LoadStageII(io.ComfyNode):
     ) -> io.NodeOutput:
         if compile_blocks:
             checks.can_compile(host.device_type())
+        _check_loras(lora)
         channels = host.input_channels_of_file(model_name)
         if channels is not None:
             checks.stage_two_kind(channels)

@@ -209,6 +209,7 @@ class MotionSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checks.checked_widgets
     def execute(
         cls,
         model_high_noise: Any,
@@ -240,12 +241,14 @@ class MotionSampler(io.ComfyNode):
         multiple = 16 if channels == 16 else 32
         check_size(width, height, multiple)
         chunks = plan_chunks(frames, chunk_frames, overlap_frames)
+        checks.frames_fit_memory(len(image), frames, width, height)
         _check_one_size(chunks, reshift_steps)
         prompts = checks.prompts(model_high_noise, positive, negative)
         sigmas = checks.from_pure_noise(widgets.schedule(model_high_noise, steps, timesteps))
         legs = [Leg(width, height, sigmas)]
         if reshift_steps:
             large = large_size(width, height, reshift_scale, multiple)
+            checks.framed_fits_memory(image, width / height, fit)
             first, rest = reshift_legs(sigmas, reshift_steps, large, (width, height))
             legs = [first, match_snr(first, rest) if reshift_match_snr else rest]
 

@@ -185,6 +185,7 @@ class SegmentSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checks.checked_widgets
     def execute(
         cls,
         model: Any,
@@ -306,6 +307,7 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         )
 
     @classmethod
+    @checks.checked_widgets
     def execute(
         cls,
         noise: Any,
@@ -327,7 +329,7 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         checkpoint_files: str = checkpoints.KEEP,
     ) -> io.NodeOutput:
         saving = checkpoints.CheckpointChoice(checkpoint, checkpoint_files)
-        checks.custom_sampling(noise, guider, sampler, sigmas)
+        sigmas = checks.custom_sampling(noise, guider, sampler, sigmas)
         kind = checks.stage_two_model(guider.model_patcher)
         checks.guider_conditions(guider)
         reference = checks.reference(z_ref)

@@ -162,7 +162,9 @@ class SegmentSampling:
         return host.to_storage(finished)
 
     def _clips(self, z_ref: dict[str, Any], latents: torch.Tensor) -> Iterator[Clip]:
-        noise = self.noise.generate_noise(z_ref)
+        # Noise has the type of what it is drawn for; half precision would round it.
+        noise = self.noise.generate_noise({**z_ref, "samples": latents})
+        checks.noise_fits(noise, latents)
         # A clip picked from a batch keeps its number, and so its seed.
         numbers = z_ref.get("batch_index") or range(len(latents))
         for place, number in enumerate(numbers):

@@ -28,6 +28,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from .fingerprint import fingerprint
+from .text import shortened
 
 logger = logging.getLogger("SwiftI2V")
 
@@ -60,7 +61,7 @@ def check_name(name: str) -> None:
         allowed = f"_{allowed}"
     if name != allowed:
         raise ValueError(
-            f'checkpoint is "{name[: 2 * LONGEST_NAME]}", but must be a name of at most {LONGEST_NAME} '
+            f'checkpoint is "{shortened(name)}", but must be a name of at most {LONGEST_NAME} '
             'letters, digits, spaces and "-_.", with no dot or space at its ends, that is no device on '
             f'Windows; the nearest valid value is "{allowed}".'
         )
