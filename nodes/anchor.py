@@ -18,7 +18,7 @@ from ..swifti2v_core.reference import (
     reference_chunks,
 )
 from . import autoencoder, checks, host, out_of_memory, widgets
-from .progress import frame_progress
+from .progress import check_interrupted, frame_progress
 
 
 class AnchorEncode(io.ComfyNode):
@@ -97,6 +97,7 @@ class AnchorEncode(io.ComfyNode):
         )
 
     @classmethod
+    @checks.checked_widgets
     def execute(
         cls,
         image: torch.Tensor,
@@ -116,6 +117,7 @@ class AnchorEncode(io.ComfyNode):
         checks.vae(vae, channels=48)
         check_size(width, height)
         latent_frame_count(frames)
+        checks.clip_fits_memory(vae, frames, width, height)
         if len(motions[0]) != frames:
             host.logger.warning(
                 "The motion clip has %d frames and %d are asked for: frames are repeated or skipped "
@@ -125,6 +127,9 @@ class AnchorEncode(io.ComfyNode):
             )
         settings = ReferenceSettings(width, height, frames, fit, upscale)
         numbers = checks.keyframe_numbers(keyframes, keyframe_times, frames, len(image))
+        aspect = motion.shape[2] / motion.shape[1]
+        for pictures in (image,) if keyframes is None else (image, keyframes):
+            checks.framed_fits_memory(pictures, aspect, fit)
         photos = {} if keyframes is None else dict(zip(numbers, keyframes.split(1), strict=True))
 
         def chunks(clip: int, device: torch.device) -> Iterator[torch.Tensor]:
@@ -137,13 +142,10 @@ class AnchorEncode(io.ComfyNode):
                 autoencoder.encode_reference(vae, frames, height, width, partial(chunks, clip))
                 for clip in range(len(image))
             ]
-            aspect = motion.shape[2] / motion.shape[1]
             stills = [_encode_keyframe(vae, photo, aspect, settings) for photo in photos.values()]
             return io.NodeOutput({"samples": torch.cat(references)}, _keyframe_latent(stills, numbers))
 
         work = autoencoder.encode_work(vae, frames, height, width)
-        if not autoencoder.streams(vae):  # what streams needs no room for the clip
-            out_of_memory.refuse(work)
         return out_of_memory.telling(work, autoencoder.device_of(vae), encode)
 
 
@@ -151,6 +153,7 @@ def _encode_keyframe(
     vae: object, photo: torch.Tensor, motion_aspect: float, settings: ReferenceSettings
 ) -> torch.Tensor:
     """Return the latent frame ``[1, 48, 1, h, w]`` of a moment at which a video shows ``photo``."""
+    check_interrupted()
 
     def chunks(device: torch.device) -> Iterator[torch.Tensor]:
         return keyframe_chunks(photo.to(device), motion_aspect, settings)

@@ -14,14 +14,21 @@ from ..swifti2v_core.pixels import FiniteCheck, Report, silent, to_bytes
 from ..swifti2v_core.reference import with_anchor
 from ..swifti2v_core.transfer import one_behind
 from . import host, memory
-from .internals import STREAMING, VAE_INTERNALS, works
+from .internals import STREAMING, VAE_INTERNALS, VAE_SIZES, works
 from .out_of_memory import HOST, Work, image_work, shortage, smaller_sizes
-from .progress import frame_progress
+from .progress import check_interrupted, frame_progress
 
 
 def vae_channels(vae: Any) -> int:
     """Return the latent channels of a VAE."""
     return vae.latent_channels
+
+
+def cell_size(vae: Any) -> int:
+    """Return the pixels per latent cell of a VAE, in both directions."""
+    if not works(VAE_SIZES):
+        return LATENT_FACTOR if vae_channels(vae) == 48 else LATENT_FACTOR // 2
+    return vae.spacial_compression_decode()
 
 
 def device_of(vae: Any) -> torch.device:
@@ -30,7 +37,7 @@ def device_of(vae: Any) -> torch.device:
 
 
 def streams(vae: Any) -> bool:
-    """Tell whether a VAE is coded here, strip by strip, and not by ComfyUI."""
+    """Tell whether clips go through a VAE piece by piece, see `vae_stream.streams`; others go whole."""
     known = works(STREAMING) and all(hasattr(vae, name) for name in VAE_INTERNALS)
     return known and vae_stream.streams(vae.first_stage_model)
 
@@ -175,6 +182,7 @@ def _decode_streamed(
     check = FiniteCheck(vae.device)
 
     def finish(pixels: torch.Tensor) -> torch.Tensor:
+        check_interrupted()  # at every strip; whole frames can take long
         check.see(pixels)
         return leave(vae.process_output(pixels.float()))
 
@@ -211,11 +219,10 @@ def _decode_streamed(
 def _smallest_decode(vae: Any, latent: torch.Tensor) -> Work:
     """Return what a user must know of a decode that runs out of memory with the smallest plan."""
     decoder, size, plan = vae.first_stage_model.decoder, vae.vae_dtype.itemsize, vae_plan.DECODE_PLANS[-1]
-    width, height = pixel_size_of(latent)
+    cell, (width, height) = cell_size(vae), pixel_size_of(vae, latent)
 
     def need(wide: int, high: int) -> float:
-        factor = width // latent.shape[-1]
-        return vae_plan.decode_need(decoder, high // factor, wide // factor, size, plan)
+        return vae_plan.decode_need(decoder, high // cell, wide // cell, size, plan)
 
     return Work(
         f"The decode at {width}x{height}, even in {plan.strips} strips",
@@ -224,10 +231,10 @@ def _smallest_decode(vae: Any, latent: torch.Tensor) -> Work:
     )
 
 
-def pixel_size_of(latent: torch.Tensor) -> tuple[int, int]:
-    """Return (width, height) in pixels that a latent of Wan2.1 or Wan2.2 decodes to."""
-    factor = LATENT_FACTOR if latent.shape[1] == 48 else LATENT_FACTOR // 2
-    return latent.shape[-1] * factor, latent.shape[-2] * factor
+def pixel_size_of(vae: Any, latent: torch.Tensor) -> tuple[int, int]:
+    """Return (width, height) in pixels that a latent decodes to."""
+    cell = cell_size(vae)
+    return latent.shape[-1] * cell, latent.shape[-2] * cell
 
 
 def _without(count: int, pieces: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:

@@ -111,6 +111,7 @@ class CameraMotion(io.ComfyNode):
         )
 
     @classmethod
+    @checks.checked_widgets
     def execute(
         cls,
         image: torch.Tensor,
@@ -130,9 +131,10 @@ class CameraMotion(io.ComfyNode):
         checks.image(image, "The photo")
         check_size(width, height)
         latent_frame_count(frames)
+        checks.frames_fit_memory(len(image), frames, width, height)
         move = camera.CameraMove(pan_x, pan_y, zoom, rotate, tilt, sway, easing, seed)
         work = out_of_memory.image_work("camera move", len(image), width, height, frames)
-        out_of_memory.refuse(work)
+        out_of_memory.warn_if_large(work)
         report = frame_progress(frames * len(image))
 
         def make() -> torch.Tensor:

@@ -11,7 +11,7 @@ from comfy_api.latest import InputImpl, io, ui
 
 from ..swifti2v_core.geometry import pixel_frame_count
 from . import autoencoder, checks, host, out_of_memory
-from .internals import SAVING, need
+from .internals import SAVING, needing
 from .progress import frame_progress
 from .video_file import CODECS, VideoFile
 
@@ -41,15 +41,16 @@ class TiledVAEDecode(io.ComfyNode):
         )
 
     @classmethod
+    @checks.checked_widgets
     def execute(cls, samples: dict, vae: object) -> io.NodeOutput:
-        latent = checks.decodable(samples, vae)
-        width, height = autoencoder.pixel_size_of(latent)
+        latent = checks.decodable_at_once(samples, vae)
+        width, height = autoencoder.pixel_size_of(vae, latent)
         frames = pixel_frame_count(latent.shape[2])
         work = replace(
             out_of_memory.image_work("IMAGE", len(latent), width, height, frames),
             smaller=lambda: [("use SwiftI2V Decode to Video, which keeps no clip in memory", 0.0)],
         )
-        out_of_memory.refuse(work)
+        out_of_memory.warn_if_large(work)
         decode = partial(autoencoder.decode_images, vae, latent)
         return io.NodeOutput(out_of_memory.telling(work, autoencoder.device_of(vae), decode))
 
@@ -113,6 +114,8 @@ class DecodeToVideo(io.ComfyNode):
         )
 
     @classmethod
+    @needing(SAVING)
+    @checks.checked_widgets
     def execute(
         cls,
         samples: dict,
@@ -122,12 +125,7 @@ class DecodeToVideo(io.ComfyNode):
         codec: str,
         crf: int,
     ) -> io.NodeOutput:
-        latent = checks.decodable(samples, vae)
-        if len(latent) != 1:
-            raise ValueError(
-                f"samples is a batch of {len(latent)} clips, but a file holds one; "
-                "pick one with LatentFromBatch."
-            )
+        latent, width, height = checks.one_decodable_clip(samples, vae)
         chosen = CODECS[codec]
         if crf > chosen.highest_crf:
             raise ValueError(
@@ -135,7 +133,7 @@ class DecodeToVideo(io.ComfyNode):
                 f"the nearest valid value is {chosen.highest_crf}."
             )
         chosen.check_available()
-        need(SAVING)
+        chosen.check_size(width, height)
         checks.filename_prefix(filename_prefix)
         tags = host.workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         rate = Fraction(fps).limit_denominator(1000)
@@ -154,6 +152,5 @@ class DecodeToVideo(io.ComfyNode):
             preview = ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.output)])
             return io.NodeOutput(InputImpl.VideoFromFile(path), ui=preview)
 
-        wide, high = autoencoder.pixel_size_of(latent)
-        work = out_of_memory.Work(f"The video file of {wide}x{high}", None)
+        work = out_of_memory.Work(f"The video file of {width}x{height}", None)
         return out_of_memory.telling(work, autoencoder.device_of(vae), write)

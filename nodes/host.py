@@ -7,8 +7,10 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..swifti2v_core.geometry import LATENT_FACTOR
 from ..swifti2v_core.seeds import clip_seed
+from ..swifti2v_core.text import shortened
 from . import attention, compiling, internals, memory, temporal, windows
 from .internals import internal, need, of_model, works
 
@@ -28,6 +31,9 @@ WEIGHT_DTYPES = {
     "fp8_e5m2": {"dtype": torch.float8_e5m2},
 }
 """The same choices as ComfyUI's own diffusion model loader."""
+
+FLOATS_OF_FILES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+"""Number formats of a first layer, as safetensors files name them; it is never an integer."""
 
 PLAIN_ATTENTION = None
 """ComfyUI's attention on PyTorch's kernels, as overrides are handed it; None if it is not known."""
@@ -64,34 +70,65 @@ def input_channels_of_file(name: str) -> int | None:
     ValueError
         If the file is damaged or holds no Wan patch embedding.
     """
-    path = internal("folder_paths.get_full_path_or_raise")("diffusion_models", name)
+    tensors = _header("diffusion_models", name)
+    if tensors is None:
+        return None
+    for key, (dtype, shape) in tensors.items():
+        if key.endswith("patch_embedding.weight") and dtype in FLOATS_OF_FILES and len(shape) == 5:
+            return shape[1]
+    raise ValueError(
+        f"{name} holds no Wan model (it has no patch_embedding of 5 dimensions); load Wan2.2-I2V-A14B or "
+        "Wan2.2-TI2V-5B for Stage I, SwiftI2V weights or Wan2.2-TI2V-5B for Stage II."
+    )
+
+
+def check_lora_file(name: str) -> None:
+    """Raise ValueError if a LoRA file is damaged, as far as its header shows."""
+    _header("loras", name)
+
+
+def _header(folder: str, name: str) -> dict[str, tuple[str, list[int]]] | None:
+    """Return type and shape of a file's tensors by name, None when it is no safetensors file."""
+    path = internal("folder_paths.get_full_path_or_raise")(folder, name)
     if not path.endswith((".safetensors", ".sft")):
         return None
     try:
         with safe_open(path, framework="pt") as weights:
-            for key in weights.keys():  # noqa: SIM118 (safe_open is no mapping)
-                if key.endswith("patch_embedding.weight"):
-                    return weights.get_slice(key).get_shape()[1]
-    except SafetensorError as error:
-        raise ValueError(f"{name} is no complete safetensors file ({error}); download it again.") from None
-    raise ValueError(
-        f"{name} holds no Wan model (it has no patch_embedding); load Wan2.2-I2V-A14B or Wan2.2-TI2V-5B "
-        "for Stage I, SwiftI2V weights or Wan2.2-TI2V-5B for Stage II."
-    )
+            slices = {key: weights.get_slice(key) for key in weights.keys()}  # noqa: SIM118 (no mapping)
+            return {key: (part.get_dtype(), part.get_shape()) for key, part in slices.items()}
+    except (SafetensorError, OSError) as error:
+        reason = shortened(str(error))
+        raise ValueError(f"{name} is no complete safetensors file ({reason}); download it again.") from None
+
+
+@contextmanager
+def _said_of(name: str) -> Iterator[None]:
+    """Say in one sentence that a file is not what it should be, whatever ComfyUI stumbles over."""
+    try:
+        yield
+    except Exception as error:
+        if memory.is_out_of_memory(error):
+            raise
+        reason = shortened(f"{type(error).__name__}: {error}")
+        raise ValueError(
+            f"{name} cannot be loaded ({reason}); download it again or choose another file."
+        ) from error
 
 
 def load_model(name: str, weight_dtype: str) -> Any:
     """Load a diffusion model as ComfyUI's own loader does."""
     path = internal("folder_paths.get_full_path_or_raise")("diffusion_models", name)
     load = internal("comfy.sd.load_diffusion_model")
-    return load(path, model_options=dict(WEIGHT_DTYPES[weight_dtype]))
+    with _said_of(name):
+        return load(path, model_options=dict(WEIGHT_DTYPES[weight_dtype]))
 
 
 def apply_lora(model: Any, name: str, strength: float) -> Any:
     """Return a clone of ``model`` with a LoRA file applied, as ``LoraLoaderModelOnly`` does."""
     path = internal("folder_paths.get_full_path_or_raise")("loras", name)
-    lora = internal("comfy.utils.load_torch_file")(path, safe_load=True)
-    patched, _ = internal("comfy.sd.load_lora_for_models")(model, None, lora, strength, 0)
+    with _said_of(name):
+        lora = internal("comfy.utils.load_torch_file")(path, safe_load=True)
+        patched, _ = internal("comfy.sd.load_lora_for_models")(model, None, lora, strength, 0)
     return patched
 
 
@@ -117,6 +154,11 @@ def workflow_metadata(prompt: Any, extra: dict[str, Any] | None) -> dict[str, st
         return {}
     tags = {name: json.dumps(value) for name, value in (extra or {}).items()}
     return tags if prompt is None else {"prompt": json.dumps(prompt), **tags}
+
+
+def checkpoint_folder() -> Path:
+    """Return the folder of all checkpoints: ComfyUI empties its temporary folder at every start."""
+    return Path(output_folder()) / "swifti2v_checkpoints"
 
 
 # --- Models ---------------------------------------------------------------------------------------

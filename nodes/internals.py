@@ -9,7 +9,9 @@ it and keeps the rest.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pkgutil import resolve_name
 from typing import Any
 
@@ -54,6 +56,7 @@ SCHEDULES = Feature(
     "the schedule of SwiftI2V's samplers",
     "use SwiftI2V CSG Segment Sampler (Advanced) with ComfyUI's sigmas",
 )
+CHECKPOINTS = Feature("checkpoints", "leave checkpoint empty")
 SAVING = Feature(
     "Decode to Video", "use SwiftI2V Tiled VAE Decode with ComfyUI's own nodes that save videos"
 )
@@ -66,6 +69,7 @@ ESTIMATES = Feature(
     "if it runs out, choose bidirectional context or fewer segment_frames",
 )
 STREAMING = Feature("coding frames strip by strip", "ComfyUI codes whole clips, which takes more memory")
+VAE_SIZES = Feature("sizes of unusual VAEs", "all are taken for Wan2.1 or Wan2.2")
 PINNING = Feature("pinning of host memory", "decoding with little GPU memory takes longer")
 GPU_RESULTS = Feature("keeping results where ComfyUI wants them", "they are kept in host memory")
 RELEASING = Feature("giving memory back early", "ComfyUI does it between nodes")
@@ -78,8 +82,10 @@ STOPPING = Feature("stopping while frames are made", "sampling still stops, fram
 METADATA = Feature("the workflow inside video files", "save it from ComfyUI's menu")
 
 INTERNALS: dict[str, tuple[Feature, ...]] = {
+    "comfy.cli_args.args": (CHECKPOINTS,),
     "comfy.cli_args.args.disable_metadata": (METADATA,),
     "comfy.ldm.modules.attention.attention_pytorch": (KERNELS,),
+    "comfy.ldm.modules.attention.optimized_attention": (CHECKPOINTS,),
     # Calls the override among the transformer options; without it ours would silently never run.
     "comfy.ldm.modules.attention.wrap_attn": (READ_ONLY, TEMPORAL_WINDOWS),
     "comfy.ldm.wan.model.WanModel.forward_orig": (SEGMENTS,),
@@ -88,6 +94,7 @@ INTERNALS: dict[str, tuple[Feature, ...]] = {
     "comfy.model_base.BaseModel.memory_required": (ESTIMATES,),
     "comfy.model_management.get_free_memory": (HOST_MEMORY,),
     "comfy.model_management.get_torch_device": (COMPILE,),
+    "comfy.model_management.get_torch_device_name": (CHECKPOINTS,),
     "comfy.model_management.get_total_memory": (STREAMING, HOST_MEMORY),
     "comfy.model_management.intermediate_device": (GPU_RESULTS,),
     "comfy.model_management.is_oom": (LATE_ERRORS,),  # later than ComfyUI 0.16.3
@@ -96,9 +103,12 @@ INTERNALS: dict[str, tuple[Feature, ...]] = {
     "comfy.model_management.soft_empty_cache": (RELEASING,),
     "comfy.model_management.throw_exception_if_processing_interrupted": (STOPPING,),
     "comfy.model_management.unpin_memory": (PINNING,),
+    "comfy.model_patcher.ModelPatcher": (CHECKPOINTS,),
     "comfy.model_patcher.ModelPatcher.add_object_patch": (LOADERS,),
     "comfy.model_patcher.ModelPatcher.add_wrapper_with_key": (SEGMENTS, TEMPORAL_WINDOWS, COMPILE),
     "comfy.model_patcher.ModelPatcher.get_free_memory": (STREAMING,),
+    "comfy.model_patcher.ModelPatcher.get_key_patches": (CHECKPOINTS,),
+    "comfy.model_patcher.ModelPatcher.model_dtype": (CHECKPOINTS,),
     "comfy.model_patcher.ModelPatcher.remove_wrappers_with_key": (TEMPORAL_WINDOWS,),
     "comfy.model_patcher.create_model_options_clone": (SAMPLING, SEGMENTS),
     "comfy.model_sampling.CONST": (LOADERS,),
@@ -111,15 +121,17 @@ INTERNALS: dict[str, tuple[Feature, ...]] = {
     "comfy.samplers.CFGGuider.predict_noise": (ESTIMATES,),
     "comfy.samplers.SAMPLER_NAMES": (SAMPLER_LIST,),
     "comfy.samplers.sampler_object": (SAMPLING,),
+    "comfy.sd.VAE.spacial_compression_decode": (VAE_SIZES,),
     "comfy.sd.load_diffusion_model": (LOADERS,),
     "comfy.sd.load_lora_for_models": (LORAS,),
     "comfy.utils.PROGRESS_BAR_ENABLED": (CONSOLE,),
     "comfy.utils.ProgressBar": (PROGRESS,),
     "comfy.utils.load_torch_file": (LORAS,),
     "comfy_api.torch_helpers.set_torch_compile_wrapper": (COMPILE,),
+    "comfyui_version.__version__": (CHECKPOINTS,),
     "folder_paths.get_filename_list": (LOADERS,),
     "folder_paths.get_full_path_or_raise": (LOADERS,),
-    "folder_paths.get_output_directory": (SAVING,),
+    "folder_paths.get_output_directory": (SAVING, CHECKPOINTS),
     "folder_paths.get_save_image_path": (SAVING,),
     "latent_preview.get_previewer": (PREVIEWS,),
 }
@@ -183,6 +195,20 @@ def need(*features: Feature, model: Any = None) -> None:
 def sentence(names: list[str], feature: Feature) -> str:
     """Return what a user is told about a feature that lacks internals."""
     return f"This ComfyUI has no {', '.join(names)}, which switches off {feature.name}: {feature.instead}."
+
+
+def needing(*features: Feature) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator for a node's ``execute``: first of all `need`."""
+
+    def decorate(execute: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(execute)
+        def checked(cls: type, **inputs: Any) -> Any:
+            need(*features)
+            return execute(cls, **inputs)
+
+        return checked
+
+    return decorate
 
 
 def _lacking(feature: Feature, model: Any) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from . import checks, host
-from .internals import COMPILE, LOADERS, LORAS, need
+from .internals import COMPILE, LOADERS, LORAS, need, needing
 
 CATEGORY = "SwiftI2V/loaders"
 NONE = "none"
@@ -72,13 +72,14 @@ def _compile_blocks() -> io.Boolean.Input:
 
 
 def _check_asked(loras: tuple[str, ...], compile_blocks: bool) -> None:
-    """Raise an error unless ComfyUI and PyTorch have what these widgets ask for."""
-    need(LOADERS)
-    if any(name != NONE for name in loras):
-        need(LORAS)
+    """Raise an error unless ComfyUI, PyTorch and the files have what these widgets ask for."""
     if compile_blocks:
         need(COMPILE)
         checks.can_compile(host.device_type())
+    for name in loras:
+        if name != NONE:
+            need(LORAS)
+            host.check_lora_file(name)
 
 
 def _load(name: str, lora: str, strength: float, shift: float, weight_dtype: str) -> Any:
@@ -141,6 +142,8 @@ class LoadStageI(io.ComfyNode):
         )
 
     @classmethod
+    @needing(LOADERS)
+    @checks.checked_widgets
     def execute(
         cls,
         high_noise_model: str,
@@ -212,6 +215,8 @@ class LoadStageII(io.ComfyNode):
         )
 
     @classmethod
+    @needing(LOADERS)
+    @checks.checked_widgets
     def execute(
         cls,
         model_name: str,

@@ -29,7 +29,7 @@ from ..swifti2v_core.segments import clean_mask
 from ..swifti2v_core.sigmas import EXPERT_BOUNDARY
 from ..swifti2v_core.stage_one import keep_clean, photo_first, photo_then_gray
 from . import autoencoder, checks, host, memory, out_of_memory, widgets
-from .internals import SAMPLING, need
+from .internals import SAMPLING, needing
 from .out_of_memory import Advice, Work, fewer_frames, smaller_sizes
 from .progress import SamplingProgress
 
@@ -213,6 +213,8 @@ class MotionSampler(io.ComfyNode):
         )
 
     @classmethod
+    @needing(SAMPLING)
+    @checks.checked_widgets
     def execute(
         cls,
         model_high_noise: Any,
@@ -237,7 +239,6 @@ class MotionSampler(io.ComfyNode):
         chunk_frames: int = 0,
         overlap_frames: int = 8,
     ) -> io.NodeOutput:
-        need(SAMPLING)
         models = _experts(model_high_noise, model_low_noise)
         channels = _check_experts(models)
         checks.image(image, "The photo")
@@ -245,12 +246,14 @@ class MotionSampler(io.ComfyNode):
         multiple = 16 if channels == 16 else 32
         check_size(width, height, multiple)
         chunks = plan_chunks(frames, chunk_frames, overlap_frames)
+        checks.frames_fit_memory(len(image), frames, width, height)
         _check_one_size(chunks, reshift_steps)
         prompts = checks.prompts(model_high_noise, positive, negative)
         sigmas = checks.from_pure_noise(widgets.schedule(model_high_noise, steps, timesteps))
         legs = [Leg(width, height, sigmas)]
         if reshift_steps:
             large = large_size(width, height, reshift_scale, multiple)
+            checks.framed_fits_memory(image, width / height, fit)
             first, rest = reshift_legs(sigmas, reshift_steps, large, (width, height))
             legs = [first, match_snr(first, rest) if reshift_match_snr else rest]
 
@@ -268,7 +271,6 @@ class MotionSampler(io.ComfyNode):
             latent = sampling.run(parts, clips, seed)
             return io.NodeOutput(autoencoder.decode_images(vae, latent), {"samples": latent})
 
-        out_of_memory.refuse(out_of_memory.image_work("motion clip", len(image), width, height, frames))
         work = _work(models[0], channels, legs, encoded, overlap_frames)
         return out_of_memory.telling(work, models[0].load_device, make)
 

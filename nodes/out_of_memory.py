@@ -101,26 +101,14 @@ def shortage(work: Work, device: torch.device, of_host: bool) -> RuntimeError:
     return RuntimeError(sentence) if of_host else OutOfMemory(sentence)
 
 
-def refuse(work: Work) -> None:
-    """Raise ValueError if work certainly does not fit into the host's memory; warn if it hardly does.
-
-    PyTorch promises memory that is not there, and the system ends the process when it is used: an hour
-    of work, and the server, would be lost.
-    """
+def warn_if_large(work: Work) -> None:
+    """Warn if work takes more of the host's memory than is free; what cannot fit is refused by `checks`."""
     free = memory.free_of(HOST)
-    if work.need is None or free is None:
-        return
-    need, total = _bytes(work.need), memory.total_memory(HOST)
-    if work.need > total:
-        advice = work.nearest(free)
-        raise ValueError(
-            f"{work.what} takes {need}, but this computer has {_bytes(total)} of memory; {advice}."
-        )
-    if work.need > free:
+    if work.need is not None and free is not None and work.need > free:
         logger.warning(
             "%s takes %s and %s are free: the computer may run out of memory.",
             work.what,
-            need,
+            _bytes(work.need),
             _bytes(free),
         )
 

@@ -17,11 +17,16 @@ def frame_progress(total: int) -> Callable[[int], None]:
     bar = _page_bar(total)
 
     def report(done: int) -> None:
-        if works(internals.STOPPING):
-            internal("comfy.model_management.throw_exception_if_processing_interrupted")()
+        check_interrupted()
         bar(done)
 
     return report
+
+
+def check_interrupted() -> None:
+    """Raise ComfyUI's interruption if the user has cancelled."""
+    if works(internals.STOPPING):
+        internal("comfy.model_management.throw_exception_if_processing_interrupted")()
 
 
 def _page_bar(total: int) -> Callable[..., None]:
@@ -91,6 +96,7 @@ class SamplingProgress:
         self._show(done, None)
 
     def _show(self, done: int, preview: Any) -> None:
+        check_interrupted()  # at every step: ComfyUI's bar, which checks too, leaves out small ones
         self._console.update(done - self._console.n)
         self._bar(done, self._total, preview)
 

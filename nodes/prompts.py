@@ -65,6 +65,7 @@ class PromptRange(io.ComfyNode):
         )
 
     @classmethod
+    @checks.checked_widgets
     def execute(
         cls, conditioning: Any, start_frame: int, end_frame: int, before: Any = None
     ) -> io.NodeOutput:

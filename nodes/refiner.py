@@ -51,6 +51,7 @@ class TemporalWindows(io.ComfyNode):
         )
 
     @classmethod
+    @checks.checked_widgets
     def execute(cls, model: Any, window_frames: int) -> io.NodeOutput:
         check_window_frames(window_frames)
         checks.model(model, "model")

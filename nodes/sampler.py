@@ -11,8 +11,8 @@ from ..swifti2v_core.drift import check_drift_control
 from ..swifti2v_core.guidance import STRONGEST, check_reference_strength
 from ..swifti2v_core.segments import keep_finished
 from ..swifti2v_core.sigmas import check_denoise
-from . import checks, host, widgets
-from .internals import READ_ONLY, SAMPLING, SEGMENTS, need
+from . import checkpoints, checks, host, widgets
+from .internals import READ_ONLY, SAMPLING, SEGMENTS, need, needing
 from .segment_sampling import CONTEXTS, POSITIONS, SegmentSampling, WindowOptions
 
 CATEGORY = "SwiftI2V"
@@ -187,11 +187,14 @@ class SegmentSampler(io.ComfyNode):
                 _reference_strength_input(),
                 _drift_control_input(),
                 _keyframes_input(),
+                *checkpoints.inputs(),
             ],
             outputs=[_latent_output()],
         )
 
     @classmethod
+    @needing(SAMPLING)
+    @checks.checked_widgets
     def execute(
         cls,
         model: Any,
@@ -211,8 +214,10 @@ class SegmentSampler(io.ComfyNode):
         reference_strength: float = 1.0,
         drift_control: float = 0.25,
         keyframes: dict[str, Any] | None = None,
+        checkpoint: str = "",
+        checkpoint_files: str = checkpoints.KEEP,
     ) -> io.NodeOutput:
-        need(SAMPLING)
+        saving = checkpoints.CheckpointChoice(checkpoint, checkpoint_files)
         kind = checks.stage_two_model(model)
         _check_internals(model, context)
         reference = checks.reference(z_ref)
@@ -240,6 +245,7 @@ class SegmentSampler(io.ComfyNode):
             options=options,
             drift_control=drift_control,
             keyframes=stills,
+            checkpoint=saving,
         )
         latents = reference.to(torch.float32, copy=True)
         return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments)})
@@ -305,11 +311,13 @@ class SegmentSamplerAdvanced(io.ComfyNode):
                 _reference_strength_input(),
                 _drift_control_input(),
                 _keyframes_input(),
+                *checkpoints.inputs(),
             ],
             outputs=[_latent_output()],
         )
 
     @classmethod
+    @checks.checked_widgets
     def execute(
         cls,
         noise: Any,
@@ -327,8 +335,11 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         reference_strength: float = 1.0,
         drift_control: float = 0.25,
         keyframes: dict[str, Any] | None = None,
+        checkpoint: str = "",
+        checkpoint_files: str = checkpoints.KEEP,
     ) -> io.NodeOutput:
-        checks.custom_sampling(noise, guider, sampler, sigmas)
+        saving = checkpoints.CheckpointChoice(checkpoint, checkpoint_files)
+        sigmas = checks.custom_sampling(noise, guider, sampler, sigmas)
         kind = checks.stage_two_model(guider.model_patcher)
         _check_internals(guider.model_patcher, context)
         checks.guider_conditions(guider)
@@ -346,5 +357,15 @@ class SegmentSamplerAdvanced(io.ComfyNode):
             given = checks.stage_two_latent(latent, "latent")
             checks.same_shape(given, reference)
             keep_finished(latents, given, segments[start])
-        sampling = SegmentSampling(kind, guider, noise, sampler, sigmas, options, drift_control, stills)
-        return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments[:end], start)})
+        sampling = SegmentSampling(
+            kind=kind,
+            guider=guider,
+            noise=noise,
+            sampler=sampler,
+            sigmas=sigmas,
+            options=options,
+            drift_control=drift_control,
+            keyframes=stills,
+            checkpoint=saving,
+        )
+        return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments, start, end)})

@@ -16,7 +16,7 @@ from ..swifti2v_core.keyframes import append_frames, append_silence
 from ..swifti2v_core.plan import Segment, clamped_positions, plan_segments, true_positions, window_tokens
 from ..swifti2v_core.seeds import clip_seed
 from ..swifti2v_core.segments import clean_mask, run_segments, take_window
-from . import checks, host, prompts
+from . import checkpoints, checks, host, prompts
 from .out_of_memory import Advice, Work, smaller_sizes, telling
 from .progress import SamplingProgress
 from .windows import WindowView
@@ -86,6 +86,17 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class _Run:
+    """What all clips of one run share."""
+
+    guider: Any
+    segments: list[Segment]
+    start: int
+    progress: SamplingProgress
+    checkpoint: checkpoints.Unsaved
+
+
+@dataclass(frozen=True)
 class SegmentSampling:
     """One run of the segment loop over ComfyUI's own sampling.
 
@@ -101,6 +112,8 @@ class SegmentSampling:
         How far finished frames are brought back to the reference's statistics, 0..1.
     keyframes
         Clean latent frames ``[1, 48, K, h, w]`` that the plan counts on behind the clip, or None.
+    checkpoint
+        Whether and where finished segments are saved.
     """
 
     kind: str
@@ -110,7 +123,8 @@ class SegmentSampling:
     sigmas: torch.Tensor
     options: WindowOptions
     drift_control: float
-    keyframes: torch.Tensor | None = None
+    keyframes: torch.Tensor | None
+    checkpoint: checkpoints.CheckpointChoice
 
     def run(
         self,
@@ -118,18 +132,24 @@ class SegmentSampling:
         latents: torch.Tensor,
         segments: list[Segment],
         start: int = 0,
+        end: int | None = None,
     ) -> torch.Tensor:
-        """Generate ``segments[start:]`` from ``latents``, which may be changed, and return the clip.
+        """Generate ``segments[start:end]`` of a plan from ``latents``, which may be changed.
+
+        Returns
+        -------
+        Tensor
+            The clip.
 
         Raises
         ------
         ValueError
-            If a segment comes out as NaN.
+            If a segment comes out as NaN, or if the checkpoint cannot be written.
         RuntimeError
             If memory runs out, see `out_of_memory.telling`.
         """
         work, device = self._work(latents, segments), self.guider.model_patcher.load_device
-        return telling(work, device, lambda: self._run(z_ref, latents, segments, start))
+        return telling(work, device, lambda: self._run(z_ref, latents, segments, start, end))
 
     def _work(self, latents: torch.Tensor, segments: list[Segment]) -> Work:
         """Return what a user must know if a window runs out of memory."""
@@ -159,55 +179,78 @@ class SegmentSampling:
         return Work(what, need(*size, frames), smaller)
 
     def _run(
-        self, z_ref: dict[str, Any], latents: torch.Tensor, segments: list[Segment], start: int
+        self,
+        z_ref: dict[str, Any],
+        latents: torch.Tensor,
+        segments: list[Segment],
+        start: int,
+        end: int | None,
     ) -> torch.Tensor:
-        guider, begin = host.window_guider(self.guider), time.monotonic()
-        steps = (len(self.sigmas) - 1) * (len(segments) - start) * len(latents)
+        begin, clips, made = time.monotonic(), list(self._clips(z_ref, latents)), segments[:end]
+        checkpoint = self._open_checkpoint(clips, segments, start)
+        firsts = checkpoint.restore([clip.latents for clip in clips], made, start)
+        guider = host.window_guider(self.guider)
+        steps = (len(self.sigmas) - 1) * (len(made) - start) * len(clips)
         with SamplingProgress(guider.model_patcher, steps) as progress:
+            run = _Run(guider, made, start, progress, checkpoint)
             # One clip after the other: a window takes the memory of one, and samplers that draw noise of
             # their own draw for every clip what they would draw for it alone.
-            clips = [
-                self._run_clip(guider, clip, segments, start, progress)
-                for clip in self._clips(z_ref, latents)
-            ]
-        finished = torch.cat(clips)
-        self._log(finished, segments[start:], time.monotonic() - begin)
+            finished = torch.cat(
+                [self._run_clip(run, clip, first) for clip, first in zip(clips, firsts, strict=True)]
+            )
+        if len(made) == len(segments):
+            checkpoint.finish()
+        self._log(finished, made[start:], time.monotonic() - begin)
         return host.to_storage(finished)
 
     def _clips(self, z_ref: dict[str, Any], latents: torch.Tensor) -> Iterator[Clip]:
-        noise = self.noise.generate_noise(z_ref)
+        # Noise has the type of what it is drawn for; half precision would round it.
+        noise = self.noise.generate_noise({**z_ref, "samples": latents})
+        checks.noise_fits(noise, latents)
         # A clip picked from a batch keeps its number, and so its seed.
         numbers = z_ref.get("batch_index") or range(len(latents))
         for place, number in enumerate(numbers):
             part = slice(place, place + 1)
             yield Clip(place, clip_seed(self.noise.seed, number), latents[part], noise[part])
 
-    def _run_clip(
-        self,
-        guider: Any,
-        clip: Clip,
-        segments: list[Segment],
-        start: int,
-        progress: SamplingProgress,
-    ) -> torch.Tensor:
+    def _open_checkpoint(
+        self, clips: list[Clip], segments: list[Segment], start: int
+    ) -> checkpoints.Unsaved:
+        if not self.checkpoint.name:
+            return checkpoints.Unsaved()
+        given = segments[start].noisy[0]
+        determining = {
+            "reference": [(clip.latents[:, :, :1], clip.latents[:, :, given:]) for clip in clips],
+            "frames before start_segment": [clip.latents[:, :, 1:given] for clip in clips],
+            "keyframes": self.keyframes,
+            "noise or seed": [(clip.seed, clip.noise) for clip in clips],
+            "sampler": self.sampler,
+            "sigmas": self.sigmas,
+            "segments": [self.kind, self.options, segments],
+            "drift control": self.drift_control,
+        }
+        return self.checkpoint.open(self.guider, determining)
+
+    def _run_clip(self, run: _Run, clip: Clip, first: int) -> torch.Tensor:
         latents, noise, count = clip.latents, clip.noise, clip.latents.shape[2]
         if self.keyframes is not None:
             latents = append_frames(latents, self.keyframes)
             noise = append_silence(noise, self.keyframes)
         steps = len(self.sigmas) - 1
-        before = clip.place * (len(segments) - start) - start
+        before = clip.place * (len(run.segments) - run.start) - run.start
 
         def denoise(segment: Segment, window: torch.Tensor) -> torch.Tensor:
             done = steps * (before + segment.index)
             place = (segment.noisy[0] / count, (segment.noisy[-1] + 1) / count)
-            callback = progress.callback(done, segment.clean, place)
+            callback = run.progress.callback(done, segment.clean, place)
             seed = clip_seed(clip.seed, segment.index)
-            result = self._denoise(guider, segment, window, take_window(noise, segment), seed, callback)
-            progress.finish(done + steps)
-            return result
+            return self._denoise(run.guider, segment, window, take_window(noise, segment), seed, callback)
 
-        for segment in run_segments(latents, segments, denoise, start=start):
-            host.logger.debug("Segment %d of %d is done", segment.index + 1, len(segments))
+        run.progress.finish(steps * (before + first))
+        for segment in run_segments(latents, run.segments, denoise, start=first):
+            run.checkpoint.save(clip.place, segment, latents)
+            run.progress.finish(steps * (before + segment.index + 1))
+            host.logger.debug("Segment %d of %d is done", segment.index + 1, len(run.segments))
         return latents[:, :, :count]
 
     def _log(self, latents: torch.Tensor, segments: list[Segment], seconds: float) -> None:

@@ -22,6 +22,7 @@ class Codec:
     encoder: str
     extension: str  # also the container's name in FFmpeg
     highest_crf: int
+    sides: tuple[int, int]  # shortest and longest, in pixels
     options: dict[str, str] = field(default_factory=dict)
     container_options: dict[str, str] = field(default_factory=dict)
 
@@ -33,13 +34,26 @@ class Codec:
                 "the PyAV wheel that ComfyUI's requirements ask for."
             )
 
+    def check_size(self, width: int, height: int) -> None:
+        """Raise ValueError if the encoder cannot write frames of a size."""
+        shortest, longest = self.sides
+        if not shortest <= min(width, height) <= max(width, height) <= longest:
+            nearest = "x".join(str(min(max(side, shortest), longest)) for side in (width, height))
+            raise ValueError(
+                f"The clip is {width}x{height}, but the encoder {self.encoder} writes sides of {shortest} "
+                f"to {longest} pixels; the nearest valid size is {nearest}, or choose another codec."
+            )
+
 
 CODECS = {
     # use_metadata_tags keeps the workflow; faststart lets browsers play while loading.
-    "h264": Codec("libx264", "mp4", 51, container_options={"movflags": "use_metadata_tags+faststart"}),
+    "h264": Codec(
+        "libx264", "mp4", 51, (2, 16384), container_options={"movflags": "use_metadata_tags+faststart"}
+    ),
     # Bit rate 0 makes crf the only target; row-mt and cpu-used bring 2K encoding to a usable speed.
-    "vp9": Codec("libvpx-vp9", "webm", 63, {"b": "0", "row-mt": "1", "cpu-used": "4"}),
-    "av1": Codec("libsvtav1", "webm", 63, {"preset": "7"}),
+    "vp9": Codec("libvpx-vp9", "webm", 63, (2, 16384), {"b": "0", "row-mt": "1", "cpu-used": "4"}),
+    # SVT-AV1 never comes back from some sizes with a side below 64, its documented minimum.
+    "av1": Codec("libsvtav1", "webm", 63, (64, 8704), {"preset": "7"}),
 }
 
 

@@ -2,3 +2,5 @@
 
 Nothing here imports ComfyUI; ``nodes/`` turns sockets into the tensors and callables used here.
 """
+
+__version__ = "0.1.0"

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .geometry import latent_frame_of
+from .text import shortened
 
 
 def keyframe_frames(text: str, count: int, frames: int) -> list[int]:
@@ -42,24 +43,24 @@ def keyframe_frames(text: str, count: int, frames: int) -> list[int]:
     even = [(frames - 1) * (number + 1) // count for number in range(count)]
     if not text.strip():
         return even
-    example = ", ".join(map(str, even))
+    example, quoted = shortened(", ".join(map(str, even))), shortened(text)
     try:
         numbers = [int(part) for part in text.replace(",", " ").split()]
     except ValueError:
         raise ValueError(
-            f'keyframe_times is "{text}", but must be frame numbers separated by commas, '
+            f'keyframe_times is "{quoted}", but must be frame numbers separated by commas, '
             f'for example "{example}".'
         ) from None
     if len(numbers) != count:
         raise ValueError(
-            f'keyframe_times is "{text}", {len(numbers)} numbers for {count} keyframes; '
+            f'keyframe_times is "{quoted}", {len(numbers)} numbers for {count} keyframes; '
             f'give one for each, for example "{example}".'
         )
     ascending = all(latent_frame_of(a) < latent_frame_of(b) for a, b in pairwise(numbers))
     if not (ascending and numbers[0] >= 1 and numbers[-1] < frames):
         raise ValueError(
-            f'keyframe_times is "{text}", but must ascend from at least 1 to at most {frames - 1}, one per '
-            f'latent frame (1 to 4, 5 to 8, and so on), for example "{example}".'
+            f'keyframe_times is "{quoted}", but must ascend from at least 1 to at most {frames - 1}, one '
+            f'per latent frame (1 to 4, 5 to 8, and so on), for example "{example}".'
         )
     return numbers
 

@@ -18,6 +18,11 @@ def take_window(latents: Tensor, segment: Segment) -> Tensor:
     return latents[:, :, list(segment.window)]
 
 
+def noisy_frames(latents: Tensor, segment: Segment) -> Tensor:
+    """Return the latent frames that a segment makes, ``[B, C, M, h, w]``, as a view."""
+    return latents[:, :, segment.noisy[0] : segment.noisy[-1] + 1]
+
+
 def run_segments(
     latents: Tensor, segments: Sequence[Segment], denoise: Denoise, *, start: int = 0
 ) -> Iterator[Segment]:
@@ -56,8 +61,7 @@ def run_segments(
             raise ValueError(
                 f"denoise returned {tuple(result.shape)} for a window of {tuple(window.shape)}."
             )
-        first, last = segment.noisy[0], segment.noisy[-1]
-        latents[:, :, first : last + 1] = result[:, :, segment.clean :].to(latents)
+        noisy_frames(latents, segment).copy_(result[:, :, segment.clean :])
         yield segment
 
 

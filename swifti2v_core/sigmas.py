@@ -8,6 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from .text import shortened
+
 FULL_TIMESTEP = 1000.0
 """Timestep of pure noise."""
 
@@ -16,6 +18,9 @@ FEW_STEP_TIMESTEPS = (1000.0, 750.0, 500.0, 250.0)
 
 RECIPE_SHIFT = 5.0
 """Shift that Wan2.2 and the few-step recipes were made with."""
+
+MOST_STEPS = 1000
+"""Longest list of timesteps; one per timestep."""
 
 EXPERT_BOUNDARY = 0.9
 """Sigma at which Wan2.2-I2V-A14B changes from the high-noise to the low-noise expert."""
@@ -45,21 +50,28 @@ def parse_timesteps(text: str) -> tuple[float, ...]:
     Raises
     ------
     ValueError
-        If an entry is no number, lies outside (0, 1000] or the list does not fall.
+        If an entry is no number, lies outside (0, 1000], the list does not fall or is longer than
+        `MOST_STEPS`.
     """
+    quoted = shortened(text)
     try:
         timesteps = tuple(float(part) for part in text.replace(",", " ").split())
     except ValueError:
         raise ValueError(
-            f'timesteps is "{text}", but must be numbers separated by commas, '
+            f'timesteps is "{quoted}", but must be numbers separated by commas, '
             'for example "1000, 750, 500, 250".'
         ) from None
     falling = all(a > b for a, b in pairwise(timesteps))
     # Said positively, so that NaN fails.
     if not (timesteps and falling and timesteps[0] <= FULL_TIMESTEP and timesteps[-1] > 0):
         raise ValueError(
-            f'timesteps is "{text}", but must fall from at most 1000 to more than 0, '
+            f'timesteps is "{quoted}", but must fall from at most 1000 to more than 0, '
             'for example "1000, 750, 500, 250".'
+        )
+    if len(timesteps) > MOST_STEPS:
+        raise ValueError(
+            f'timesteps is "{quoted}", {len(timesteps)} numbers, but a schedule has at most {MOST_STEPS} '
+            "steps; leave some out."
         )
     return timesteps
 

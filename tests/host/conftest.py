@@ -71,6 +71,7 @@ def pack(workspace):
     return SimpleNamespace(
         nodes={k: v for k, v in host_nodes.NODE_CLASS_MAPPINGS.items() if k.startswith("SwiftI2V_")},
         host=modules["nodes.host"],
+        identity=modules["nodes.identity"],
         autoencoder=modules["nodes.autoencoder"],
         checks=modules["nodes.checks"],
         segment_sampling=modules["nodes.segment_sampling"],

@@ -25,14 +25,16 @@ import nodes as host_nodes
 STAGE_II = {"model_name": "tiny_stage2_detail.safetensors", "weight_dtype": "default"}
 SIZE = {"width": 64, "height": 64, "frames": 9}
 SEGMENTS = {"segment_frames": 1, "context": "bidirectional", "time_positions": "true", "neighbors": 1}
-WINDOWS = {"SegmentSampler", "SegmentSampler, read-only", "SegmentSamplerAdvanced"}
+SIMPLE = {"SegmentSampler", "SegmentSampler, read-only", "SegmentSampler, checkpoint"}
+WINDOWS = {*SIMPLE, "SegmentSamplerAdvanced"}
 LOADERS = {"LoadStageI", "LoadStageII", "LoadStageII, LoRA", "LoadStageII, compiled"}
 SAMPLERS = {"MotionSampler", *WINDOWS}
 STOPPED = {
     "LOADERS": LOADERS,
     "LORAS": {"LoadStageII, LoRA"},
     "COMPILE": {"LoadStageII, compiled"},
-    "SAMPLING": {"MotionSampler", "SegmentSampler", "SegmentSampler, read-only"},
+    "SAMPLING": {"MotionSampler", *SIMPLE},
+    "CHECKPOINTS": {"SegmentSampler, checkpoint"},
     "SEGMENTS": WINDOWS,
     "READ_ONLY": {"SegmentSampler, read-only"},
     "TEMPORAL_WINDOWS": {"TemporalWindows"},
@@ -189,6 +191,7 @@ def runs(nodes, given):
         "PromptRange": lambda: (node("PromptRange", conditioning=text)[0][0][0],),
         "SegmentSampler": lambda: segments("SegmentSampler", **sampled),
         "SegmentSampler, read-only": lambda: segments("SegmentSampler", context="read-only", **sampled),
+        "SegmentSampler, checkpoint": lambda: segments("SegmentSampler", checkpoint="run", **sampled),
         "SegmentSamplerAdvanced": lambda: segments(
             "SegmentSamplerAdvanced", sigmas=torch.tensor([1.0, 0.0]), **given["custom"]
         ),
@@ -272,7 +275,8 @@ def test_one_internal_is_missing(table, copy_without, given, expected, caplog, m
         pytest.skip("not in this ComfyUI")
     with caplog.at_level("WARNING", logger="SwiftI2V"):
         nodes = copy_without(name)
-    features = table.INTERNALS[name]
+    lost = [row for row in table.INTERNALS if row == name or row.startswith(f"{name}.")]
+    features = {feature for row in lost for feature in table.INTERNALS[row]}
     lines = [record.getMessage() for record in caplog.records]
     for feature in features:
         (line,) = (line for line in lines if f"switches off {feature.name}: " in line)

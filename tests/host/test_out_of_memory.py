@@ -226,7 +226,7 @@ def test_the_nearest_chunk(run, stage_one, vae, photo, monkeypatch):
         run("SwiftI2V_MotionSampler", frames=21, **options)
 
 
-# --- An IMAGE that cannot fit ---------------------------------------------------------------------
+# --- What hardly fits -----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -240,16 +240,6 @@ def computer(monkeypatch):
     return have
 
 
-def test_frames_that_cannot_fit_are_refused_before_the_decode(pack, run, vae, computer, monkeypatch):
-    """81 * 2560 * 1408 pixels of 12 bytes are 3.26 GiB."""
-    monkeypatch.setattr(pack.autoencoder, "decode_images", pytest.fail)
-    computer(3 * GIB, 2 * GIB)
-    latent = {"samples": torch.zeros(1, 48, 21, 88, 160)}
-    words = "81 frames at 2560x1408 takes 3.3 GiB, but this computer has 3.0 GiB.*Decode to Video"
-    with pytest.raises(ValueError, match=words):
-        run("SwiftI2V_TiledVAEDecode", samples=latent, vae=vae)
-
-
 def test_frames_that_may_not_fit_are_told(pack, run, vae, computer, monkeypatch, caplog):
     monkeypatch.setattr(pack.autoencoder, "decode_images", lambda vae, latent: latent)
     latent = {"samples": torch.zeros(1, 48, 21, 88, 160)}
@@ -261,21 +251,9 @@ def test_frames_that_may_not_fit_are_told(pack, run, vae, computer, monkeypatch,
         assert ("takes 3.3 GiB and 3.0 GiB are free" in caplog.text) == told
 
 
-def test_only_a_reference_that_is_put_together_is_refused(run, vae, streaming_vae, photo, computer):
-    """9 frames of 128x64 are 0.84 MiB."""
-    computer(2**19, 2**19)
-    frames = {"image": photo, "motion": photo, **SIZE}
-    with pytest.raises(ValueError, match=r"9 frames at 128x64 takes 0\.8 MiB.*that fits is 5\."):
-        run("SwiftI2V_AnchorEncode", vae=vae, **frames)
-    run("SwiftI2V_AnchorEncode", vae=streaming_vae, **frames)
-
-
-@pytest.mark.parametrize("node_id", ["SwiftI2V_CameraMotion", "SwiftI2V_MotionSampler"])
-def test_a_clip_that_cannot_fit_is_refused_at_once(run, stage_one, vae, photo, computer, node_id):
-    """A frame of 640x352 is 2703360 bytes: 38 of them fit into 100 MiB, and 37 is the next 4n+1."""
-    computer(100 * 2**20, 100 * 2**20)
-    inputs = {"image": photo, "width": 640, "height": 352, "frames": 81}
-    if node_id == "SwiftI2V_MotionSampler":
-        inputs |= {"model_high_noise": stage_one, "vae": vae}
-    with pytest.raises(ValueError, match=r"but this computer has 100\.0 MiB.*that fits is 37\."):
-        run(node_id, **inputs)
+def test_a_streamed_reference_takes_no_room_for_the_clip(run, streaming_vae, photo, computer, caplog):
+    """A reference that goes through its VAE piece by piece takes no room for the clip."""
+    computer(2**30, 2**10)
+    with caplog.at_level("WARNING", logger="SwiftI2V"):
+        run("SwiftI2V_AnchorEncode", vae=streaming_vae, image=photo, motion=photo, **SIZE)
+    assert "run out of memory" not in caplog.text

@@ -263,6 +263,7 @@ def swifti2v_2k_wan22(graph: Graph) -> None:
         steps=20,
         cfg=5,
         denoise=0.5,
+        checkpoint="SwiftI2V_2K",
     )
     output(graph, sampler["latent"], vae, "video/SwiftI2V_2K")
 

@@ -1,0 +1,90 @@
+"""Schedules, segments and what custom sampling takes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from .kinds import is_number, kind_of, shown
+from .values import floats
+
+MOST_STEPS = 10000
+"""Longest schedule; a longer one is a mistake that would run for days."""
+
+
+def custom_sampling(noise: Any, guider: Any, sampler: Any, sigmas: Any) -> torch.Tensor:
+    """Return the schedule as float32; raise ValueError if an input is something else or unusable."""
+    for value, attributes, what in (
+        (noise, ("generate_noise", "seed"), "NOISE"),
+        (guider, ("model_patcher", "original_conds"), "GUIDER"),
+        (sampler, ("max_denoise",), "SAMPLER"),  # a GUIDER has "sample", too
+    ):
+        if not all(hasattr(value, attribute) for attribute in attributes):
+            raise ValueError(f"{what.lower()} is a {kind_of(value)}, but must be a {what}.")
+    cfg = getattr(guider, "cfg", 1.0)
+    if not (is_number(cfg) and math.isfinite(cfg)):
+        raise ValueError(f"The cfg of guider is {shown(cfg)}, but must be a number; the usual value is 1.")
+    if not isinstance(sigmas, torch.Tensor) or sigmas.ndim != 1:
+        raise ValueError(f"sigmas is a {kind_of(sigmas)}, but must be SIGMAS.")
+    if len(sigmas) < 2:
+        raise ValueError("sigmas holds no step (denoise 0 makes such a schedule); give it at least one.")
+    if len(sigmas) > MOST_STEPS:
+        raise ValueError(
+            f"sigmas holds {len(sigmas) - 1} steps, but may hold at most {MOST_STEPS - 1}; take fewer."
+        )
+    floats(sigmas, "sigmas")
+    if not (sigmas[0] <= 1 and (sigmas[:-1] > sigmas[1:]).all() and sigmas[-1] >= 0):
+        first = ", ".join(f"{sigma:g}" for sigma in sigmas.tolist()[:6])
+        raise ValueError(
+            f"sigmas begins {first}, but a flow model needs values that fall at every step, from at most "
+            "1 to at least 0; use a scheduler node with this model."
+        )
+    return sigmas.to(torch.float32)
+
+
+def noise_fits(noise: Any, latents: torch.Tensor) -> None:
+    """Raise ValueError unless a NOISE made noise for every number of some latents."""
+    if not isinstance(noise, torch.Tensor) or noise.shape != latents.shape:
+        made = tuple(noise.shape) if isinstance(noise, torch.Tensor) else shown(noise)
+        raise ValueError(
+            f"noise makes {made} for a clip of {tuple(latents.shape)}, but must make as many numbers; "
+            "connect RandomNoise."
+        )
+
+
+def from_pure_noise(sigmas: torch.Tensor) -> torch.Tensor:
+    """Return ``sigmas`` if they start at pure noise; Stage I has no frames to start from."""
+    if sigmas[0] < 1:
+        raise ValueError(
+            f"timesteps starts at sigma {sigmas[0]:g}, but Stage I starts from pure noise; the nearest "
+            "valid first timestep is 1000."
+        )
+    return sigmas
+
+
+def segment_range(start: int, end: int, count: int, resumed: bool) -> tuple[int, int]:
+    """Return the segments to make as a range; ``end`` 0 means all."""
+    end = end or count
+    if not 0 <= start < end <= count:
+        raise ValueError(
+            f"start_segment is {start} and end_segment {end}, but the clip has {count} segments; "
+            f"choose a start from 0 to {count - 1} and an end above it, at most {count}."
+        )
+    if start and not resumed:
+        raise ValueError(
+            f"start_segment is {start}, but no latent holds the segments before it; connect the "
+            "latent to go on from, or start at 0."
+        )
+    return start, end
+
+
+def finite_segment(result: torch.Tensor, segment: Any) -> None:
+    """Raise ValueError if a segment came out as NaN, before later segments build on it."""
+    if not torch.isfinite(result[:, :, segment.clean :]).all():
+        raise ValueError(
+            f"Segment {segment.index} (latent frames {segment.noisy[0]} to {segment.noisy[-1]}) came "
+            "out as NaN; usual causes are a patched attention or fp16 weights that overflow, so try "
+            "without attention patches or with bf16 weights."
+        )
