@@ -157,6 +157,7 @@ def _decode_streamed(
     check = FiniteCheck(vae.device)
 
     def finish(pixels: torch.Tensor) -> torch.Tensor:
+        host.check_interrupted()  # at every strip; whole frames can take long
         check.see(pixels)
         return leave(vae.process_output(pixels.float()))
 

@@ -315,4 +315,4 @@ def _parts_of(folder: Path) -> dict[str, str]:
 
 
 def _megabytes(size: int) -> str:
-    return f"{math.ceil(size / 2**20)} MB"
+    return f"{size / 2**20:.1f} MB"

@@ -319,8 +319,8 @@ def test_a_disk_without_room_is_told_before_the_run(checkpoint, monkeypatch):
     usage = shutil.disk_usage(".")._replace(free=5 * 2**20)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
     checkpoint.prepare(5 * 2**20)
-    with pytest.raises(ValueError, match=r"needs 6 MB in .*, but only 5 MB are free; free some space"):
-        checkpoint.prepare(5 * 2**20 + 1)
+    with pytest.raises(ValueError, match=r"needs 5.5 MB in .*, but only 5.0 MB are free; free some space"):
+        checkpoint.prepare(11 * 2**19)
 
 
 def test_a_full_disk_costs_a_warning_and_is_caught_up(checkpoint, monkeypatch, warned, tmp_path):
