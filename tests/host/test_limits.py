@@ -20,7 +20,7 @@ def said(run, node_id, **inputs):
     [
         (
             {"frames": 4005},
-            "frames is 4005, but must be a whole number from 5 to 4001; the nearest valid value is 4001.",
+            "frames is 4005, but must be from 5 to 4001; the nearest valid value is 4001.",
         ),
         (
             {"frames": 8.6},
@@ -32,16 +32,16 @@ def said(run, node_id, **inputs):
         ),
         (
             {"seed": -(10**5000)},
-            "seed is a number of about 5000 digits, but must be a whole number from 0 to "
+            "seed is a number of about 5000 digits, but must be from 0 to "
             "18446744073709551615; the nearest valid value is 0.",
         ),
         (
             {"zoom": math.nan},
-            "zoom is nan, but must be a number from 0.25 to 4; the nearest valid value is 1.15.",
+            "zoom is nan, but must be from 0.25 to 4; the nearest valid value is 1.15.",
         ),
         (
             {"zoom": math.inf},
-            "zoom is inf, but must be a number from 0.25 to 4; the nearest valid value is 4.",
+            "zoom is inf, but must be from 0.25 to 4; the nearest valid value is 4.",
         ),
         (
             {"zoom": "1.5"},
