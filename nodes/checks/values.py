@@ -75,8 +75,8 @@ def fits_memory(what: str, needed: int, remedy: Callable[[float], str]) -> None:
     has = memory.total_memory(torch.device("cpu"))
     if needed > has:
         raise ValueError(
-            f"{what} take {needed / GIBIBYTE:.0f} GiB of memory, but this machine has "
-            f"{has / GIBIBYTE:.0f} GiB; the nearest valid {remedy(has / needed)}."
+            f"{what} take {needed / GIBIBYTE:.1f} GiB of memory, but this machine has "
+            f"{has / GIBIBYTE:.1f} GiB; the nearest valid {remedy(has / needed)}."
         )
 
 
@@ -92,4 +92,4 @@ def frames_fit_memory(clips: int, frames: int, width: int, height: int) -> None:
         return f"size is {'x'.join(map(str, sides))}"
 
     needed = clips * frames * width * height * IMAGE_BYTES
-    fits_memory(f"{clips * frames} frames of {width}x{height}", needed, remedy)
+    fits_memory(f"Frames of {width}x{height}, {clips * frames} of them,", needed, remedy)

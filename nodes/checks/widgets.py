@@ -50,15 +50,16 @@ def _nearest(widget: Any, value: Any) -> Any:
 def _integer(widget: io.Int.Input, value: Any) -> int:
     nearest = _nearest(widget, value)
     if not whole(value) or nearest != value:
-        rule = f"a whole number from {widget.min} to {widget.max}"
-        raise _refusal(widget, value, rule, round(nearest))
+        kind = "" if whole(value) else "a whole number "
+        raise _refusal(widget, value, f"{kind}from {widget.min} to {widget.max}", round(nearest))
     return int(value)
 
 
 def _float(widget: io.Float.Input, value: Any) -> float:
     nearest = _nearest(widget, value)
     if not is_number(value) or nearest != value:
-        raise _refusal(widget, value, f"a number from {widget.min:g} to {widget.max:g}", nearest)
+        kind = "" if is_number(value) else "a number "
+        raise _refusal(widget, value, f"{kind}from {widget.min:g} to {widget.max:g}", nearest)
     return float(value)
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 sys.path.append(str(Path(__file__).parent))
 
-from nodes_under_fuzz import Bad, Bench, forget_files
+from nodes_under_fuzz import ANYTHING, WAYS, Bad, Bench, forget_files
 
 NODES = (
     "SwiftI2V_LoadStageI",
@@ -37,8 +37,17 @@ NODES = (
     "SwiftI2V_DecodeToVideo",
 )
 CASES = int(os.environ.get("SWIFTI2V_FUZZ_CASES", "0"))
-SMALL = {"width": (1, 100), "height": (1, 100), "frames": (1, 14), "steps": (1, 3), "chunk_frames": (0, 9)}
-"""Numbers that are valid or nearly so, and quick."""
+QUICK = {
+    "width": (32, 64, 96, 80),
+    "height": (32, 64, 96, 80),
+    "frames": (5, 9, 13, 10),
+    "steps": (1, 2, 3),
+    "chunk_frames": (0, 5, 9),
+    "overlap_frames": (4, 8),
+    "window_frames": (2, 4, 6),
+    "crf": (0, 17, 51, 63),
+}
+"""Numbers that are mostly valid and quick."""
 
 
 def small_weights(channels):
@@ -149,19 +158,27 @@ def test_every_way_for_every_input(bench, judge, node_id):
 
 
 def values(each):
-    """Return a strategy of `Bad` values for an input: one of the table, or random for widgets."""
-    table = st.sampled_from([*Bench.ways_of(each)])
-    name = type(each).__qualname__.split(".")[0]
-    if name not in ("Int", "Float", "String", "Combo"):
+    """Return a strategy of `Bad` values for an input: of its type's table, or drawn and mostly valid."""
+    table = st.sampled_from(WAYS.get(each.io_type, ANYTHING))
+    name = each.io_type
+    if name == "INT":
+        small = st.integers(each.min, min(each.max, each.min + 20))
+        valid, drawn = st.sampled_from(QUICK[each.id]) if each.id in QUICK else small, st.integers()
+    elif name == "FLOAT":
+        valid, drawn = st.floats(each.min, each.max), st.floats()
+    elif name == "STRING":
+        valid, drawn = (
+            st.from_regex(r"([0-9]{1,3}, ?){0,3}[0-9]{1,4}", fullmatch=True),
+            st.text(max_size=40),
+        )
+    elif name == "COMBO":
+        valid, drawn = st.sampled_from(each.options or ["none"]), st.text(max_size=10)
+    elif name == "BOOLEAN":
+        valid, drawn = st.booleans(), st.integers()
+    else:
         return table
-    low, high = SMALL.get(each.id, (0, 40))
-    drawn = {
-        "Int": st.integers(low, high) | st.integers(),
-        "Float": st.floats(),
-        "String": st.text(max_size=40) | st.from_regex(r"[-0-9., e]{0,20}", fullmatch=True),
-        "Combo": st.sampled_from(getattr(each, "options", None) or ["none"]),
-    }[name]
-    return table | drawn.map(lambda value: Bad(repr(value), lambda _: value))
+    made = st.one_of(valid, valid, drawn).map(lambda value: Bad(repr(value), lambda _: value))
+    return st.one_of(made, made, table)
 
 
 @settings(
