@@ -84,7 +84,7 @@ def test_switches_and_texts(run, stage_two, z_ref):
 @pytest.fixture
 def small_machine(pack, monkeypatch):
     """A machine of 1 GiB."""
-    monkeypatch.setattr(pack.host, "total_memory", lambda device: 2**30)
+    monkeypatch.setattr(pack.modules["nodes.memory"], "total_memory", lambda device: 2**30)
 
 
 @pytest.mark.parametrize(
