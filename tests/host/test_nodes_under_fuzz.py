@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 
 sys.path.append(str(Path(__file__).parent))
 
-from nodes_under_fuzz import ANYTHING, WAYS, Bad, Bench, forget_files
+from bad_values import ANYTHING, WAYS, Bad
+from nodes_under_fuzz import Bench, forget_files
 
 NODES = (
     "SwiftI2V_LoadStageI",
