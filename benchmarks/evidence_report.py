@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -23,32 +22,25 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from command_line import comfyui_version
 from repository import TINY
 from tiny_host import Bench, comfyui, decode, encode, load, load_stage_two, run_node, with_anchor
 
-from swifti2v_core.metrics import laplacian_ratio, latent_means, luma_pulse, measure_clip, seam_energy
 from swifti2v_core.plan import plan_segments
 from swifti2v_core.resize import resize
+from swifti2v_core.train.evidence import (
+    CEILING,
+    PLAIN,
+    REFERENCE,
+    Row,
+    comparison_table,
+    figures,
+    gap_figures,
+    quality_table,
+)
 from swifti2v_core.train.pictures import read_photo, save_sheet, strip
 from swifti2v_core.train.synthesize import average_down, draw_scene, render_scene
-
-COLUMNS = {
-    "PSNR": 2,
-    "SSIM": 4,
-    "Laplacian": 3,
-    "sharpness": 3,
-    "pulse": 2,
-    "seam": 2,
-    "gap closed": 3,
-    "seconds": 1,
-}
-"""Decimals by column. Laplacian is the ratio of the last latent frame to the clip's own frame 0, sharpness
-that of the last latent frame to the truth's. The gap is the squared latent error of the reference."""
-
-CEILING, PLAIN, REFERENCE = "truth, through the autoencoder", "plain upscaling", "z_ref, decoded"
 
 CSG: dict[str, dict[str, Any]] = {f"CSG, {n} step{'s' * (n > 1)}": {"steps": n} for n in (1, 2, 4)}
 """Inputs of the segment sampler beside its defaults."""
@@ -64,14 +56,10 @@ TRAINED: dict[str, dict[str, Any]] = {
 
 
 class Task(NamedTuple):
-    """What is given and what is wanted: frames ``[F, H, W, 3]``, and both as latents.
-
-    ``sharpness`` is that of the truth's last latent frame.
-    """
+    """What is given and what is wanted: frames ``[F, H, W, 3]``, and both as latents."""
 
     motion: torch.Tensor
     truth: torch.Tensor
-    sharpness: float
     z_ref: dict[str, Any]
     z_truth: dict[str, Any]
 
@@ -82,10 +70,6 @@ class Sampling(NamedTuple):
     model: Any
     inputs: dict[str, Any]
     anchored: bool = True
-
-
-Row = dict[str, Any]
-"""Figures by column, with ``frames``, ``clip``, ``variant`` and ``seed`` (None for a yardstick)."""
 
 
 # --- Making -----------------------------------------------------------------------------------------
@@ -102,8 +86,7 @@ def prepare(
     if softened:
         motion = decode(bench, encode(bench, motion[:1], motion, width // 2)[0])
     z_ref, z_truth = (encode(bench, truth[:1], seen, width)[0] for seen in (motion, truth))
-    sharpness = float(latent_means(measure_clip(truth).sharpness)[-1])
-    return Task(motion, truth, sharpness, z_ref, z_truth)
+    return Task(motion, truth, z_ref, z_truth)
 
 
 def sample(bench: Bench, task: Task, way: Sampling, seed: int) -> dict[str, Any]:
@@ -115,32 +98,10 @@ def sample(bench: Bench, task: Task, way: Sampling, seed: int) -> dict[str, Any]
     return with_anchor(run_node(bench.pack, "SwiftI2V_SegmentSampler", **inputs)[0], photo)
 
 
-def gaps(task: Task, made: dict[str, Any]) -> list[float]:
-    """Return the share of the reference's squared error that is gone: of the clip, then per segment."""
-    truth = task.z_truth["samples"]
-    error, before = (
-        (latent["samples"] - truth).square().mean(dim=(0, 1, 3, 4)) for latent in (made, task.z_ref)
-    )
-    parts = [[*range(1, len(error))], *(list(segment.noisy) for segment in plan_segments(len(error)))]
-    return [1 - float(error[part].mean() / before[part].mean()) for part in parts]
-
-
-def figures(task: Task, made: dict[str, Any] | torch.Tensor, clip: torch.Tensor, seconds: float) -> Row:
-    """Return the figures of a clip."""
-    statistics = measure_clip(clip, task.truth)
-    assert statistics.psnr is not None and statistics.ssim is not None
-    of_latents = gaps(task, made) if isinstance(made, dict) else [math.nan]
-    return {
-        "PSNR": float(statistics.psnr[1:].mean()),
-        "SSIM": float(statistics.ssim[1:].mean()),
-        "Laplacian": float(laplacian_ratio(statistics)[-1]),
-        "sharpness": float(latent_means(statistics.sharpness)[-1]) / task.sharpness,
-        "pulse": luma_pulse(statistics, 12),
-        "seam": seam_energy(statistics),
-        "gap closed": of_latents[0],
-        "gap of segments": of_latents[1:],
-        "seconds": seconds,
-    }
+def gap_of(task: Task, made: dict[str, Any]) -> Row:
+    """Return how much of the reference's error is gone in a latent."""
+    latents, reference, truth = (latent["samples"] for latent in (made, task.z_ref, task.z_truth))
+    return gap_figures(latents, reference, truth, plan_segments(truth.shape[2]))
 
 
 def run_clip(
@@ -151,71 +112,15 @@ def run_clip(
     yardsticks = {CEILING: task.z_truth, PLAIN: resize(task.motion, *size), REFERENCE: task.z_ref}
     for name, made in yardsticks.items():
         clip = decode(bench, made) if isinstance(made, dict) else made
-        yield name, None, figures(task, made, clip, math.nan), clip
+        gap = gap_of(task, made) if isinstance(made, dict) else {}
+        yield name, None, {**figures(clip, task.truth), **gap}, clip
     for name, way in ways.items():
         for seed in seeds:
             begin = time.monotonic()
             latent = sample(bench, task, way, seed)
             seconds = time.monotonic() - begin
             clip = decode(bench, latent)
-            yield name, seed, figures(task, latent, clip, seconds), clip
-
-
-# --- Tables -----------------------------------------------------------------------------------------
-
-
-def spread(values: list[float], decimals: int) -> str:
-    """Return mean and standard deviation; a dash where there is nothing to tell."""
-    if not values or any(math.isnan(value) for value in values):
-        return "-"
-    return f"{np.mean(values):.{decimals}f} ± {np.std(values, ddof=min(1, len(values) - 1)):.{decimals}f}"
-
-
-def grouped(rows: list[Row]) -> dict[tuple[int, str], list[Row]]:
-    """Return the rows by length and variant."""
-    groups: dict[tuple[int, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["frames"], row["variant"]), []).append(row)
-    return groups
-
-
-def quality_table(rows: list[Row]) -> str:
-    """Return mean and spread of every figure as a Markdown table."""
-    lines = [
-        "| frames | | runs | " + " | ".join(COLUMNS) + " |",
-        "|---|---|---|" + "---|" * len(COLUMNS),
-    ]
-    for (frames, name), group in grouped(rows).items():
-        cells = [spread([row[column] for row in group], places) for column, places in COLUMNS.items()]
-        lines.append(f"| {frames} | {name} | {len(group)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def comparison_table(rows: list[Row]) -> str:
-    """Return how Stage II does on each clip beside plain upscaling and its own reference."""
-    groups = grouped(rows)
-    titles = [
-        "better than plain upscaling in PSNR", "in SSIM", "in both", "PSNR over plain upscaling",
-        "PSNR over z_ref, decoded", "gap closed, first segment", "last segment",
-    ]  # fmt: skip
-    lines = ["| frames | | " + " | ".join(titles) + " |", "|---|---|" + "---|" * len(titles)]
-    for (frames, name), group in groups.items():
-        if group[0]["seed"] is None:
-            continue
-        plain, reference = (
-            {row["clip"]: row for row in groups[frames, yardstick]} for yardstick in (PLAIN, REFERENCE)
-        )
-        wins = [[row[key] > plain[row["clip"]][key] for key in ("PSNR", "SSIM")] for row in group]
-        shares = [*np.mean(wins, axis=0), np.mean(np.all(wins, axis=1))]
-        over = [[row["PSNR"] - other[row["clip"]]["PSNR"] for row in group] for other in (plain, reference)]
-        ends = [[row["gap of segments"][place] for row in group] for place in (0, -1)]
-        cells = [
-            *(f"{share:.0%}" for share in shares),
-            *(spread(values, 2) for values in over),
-            *(spread(values, 3) for values in ends),
-        ]
-        lines.append(f"| {frames} | {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            yield name, seed, {**figures(clip, task.truth, seconds), **gap_of(task, latent)}, clip
 
 
 # --- The command ------------------------------------------------------------------------------------

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -16,8 +15,6 @@ from torch import Tensor
 
 from ..resize import fit_frames
 from .cuts import find_cuts
-
-logger = logging.getLogger("SwiftI2V")
 
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".webm")
 
@@ -44,17 +41,19 @@ def read_frames(path: Path) -> Iterator[Tensor]:
         yield torch.from_numpy(_upright(frame, "rgb24")).float() / 255
 
 
-def clips_of(path: Path, frames: int, fps: float, width: int, height: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield the clips of a video, one after the other; none spans a cut.
-
-    The video is read twice: small and whole for the cuts, then for the clips, one of which is held.
+def clips_of(
+    path: Path, starts: Sequence[int], frames: int, fps: float, width: int, height: int
+) -> Iterator[Tensor]:
+    """Yield clips of a video, one after the other.
 
     Parameters
     ----------
     path
         The video.
+    starts
+        Numbers of the clips' first frames at the rate, ascending; no two clips overlap.
     frames
-        Length of a clip; shots that are shorter give none.
+        Length of a clip.
     fps
         Rate of the clips. Frames are repeated or skipped to reach it, never blended.
     width, height
@@ -62,23 +61,24 @@ def clips_of(path: Path, frames: int, fps: float, width: int, height: int) -> It
 
     Yields
     ------
-    tuple of int and Tensor
-        Number of the clip's first frame at that rate, and the clip ``[frames, height, width, 3]``
-        float32, 0..1.
+    Tensor
+        ``[frames, height, width, 3]`` float32, 0..1.
 
     Raises
     ------
     av.error.FFmpegError, OSError, ValueError
         If the file is damaged or holds no video.
     """
-    starts = clip_starts(thumbnails_of(path, fps), frames)
-    clip: list[Tensor] = []
+    waiting, clip = list(starts), list[Tensor]()
     for number, frame in enumerate(_at_rate(path, fps)):
-        if starts and number >= starts[0]:
+        if not waiting:
+            return
+        if number >= waiting[0]:
             picture = torch.from_numpy(_upright(frame, "rgb24"))[None].float() / 255
             clip.append(fit_frames(picture, width, height)[0])
         if len(clip) == frames:
-            yield starts.pop(0), torch.stack(clip)
+            yield torch.stack(clip)
+            waiting.pop(0)
             clip = []
 
 
@@ -101,16 +101,6 @@ def thumbnails_of(path: Path, fps: float) -> Tensor:
     if not small:
         raise ValueError(f"{path.name} holds no frame that can be read.")
     return torch.from_numpy(np.stack(small))
-
-
-def readable_clips(
-    path: Path, frames: int, fps: float, width: int, height: int
-) -> Iterator[tuple[int, Tensor]]:
-    """Yield as `clips_of`; a damaged file is reported in one line and ends the clips."""
-    try:
-        yield from clips_of(path, frames, fps, width, height)
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        logger.warning("%s is skipped: %s", path.name, " ".join(str(error).split()))
 
 
 def _decode(path: Path) -> Iterator[av.VideoFrame]:
