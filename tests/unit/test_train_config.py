@@ -21,7 +21,11 @@ def test_settings_are_read_and_the_others_keep_their_defaults(tmp_path):
         "stage2:\n  learning_rate: 1e-4\n  precision: no\n  context: read-only\n  network: {heads: 1}\n"
         "prepare: {sources: [photos, clip.mp4]}\n",
     )
-    assert (read.stage2.learning_rate, read.stage2.precision, read.stage2.context) == (1e-4, "no", "read-only")
+    assert (read.stage2.learning_rate, read.stage2.precision, read.stage2.context) == (
+        1e-4,
+        "no",
+        "read-only",
+    )
     assert (read.stage2.network.heads, read.stage2.network.layers) == (1, 6)
     assert read.prepare.sources == ("photos", "clip.mp4")
     assert read.stage1 == Config().stage1
