@@ -27,7 +27,8 @@ from repository import TINY
 from swifti2v_core.camera import CameraMove, camera_motion
 from swifti2v_core.metrics import fidelity, sharpness
 from swifti2v_core.resize import resize
-from swifti2v_core.train.pictures import read_photo, save_sheet, strip
+from swifti2v_core.train.photos import read_photo
+from swifti2v_core.train.sheets import save_sheet, strip
 from swifti2v_core.train.videos import read_frames
 
 SHEET_COLUMNS = 6

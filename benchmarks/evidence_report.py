@@ -39,7 +39,8 @@ from swifti2v_core.train.evidence import (
     gap_figures,
     quality_table,
 )
-from swifti2v_core.train.pictures import read_photo, save_sheet, strip
+from swifti2v_core.train.photos import read_photo
+from swifti2v_core.train.sheets import save_sheet, strip
 from swifti2v_core.train.synthesize import average_down, draw_scene, render_scene
 
 CSG: dict[str, dict[str, Any]] = {f"CSG, {n} step{'s' * (n > 1)}": {"steps": n} for n in (1, 2, 4)}
@@ -98,9 +99,12 @@ def sample(bench: Bench, task: Task, way: Sampling, seed: int) -> dict[str, Any]
     return with_anchor(run_node(bench.pack, "SwiftI2V_SegmentSampler", **inputs)[0], photo)
 
 
-def gap_of(task: Task, made: dict[str, Any]) -> Row:
-    """Return how much of the reference's error is gone in a latent."""
-    latents, reference, truth = (latent["samples"] for latent in (made, task.z_ref, task.z_truth))
+def gap_of(bench: Bench, task: Task, made: dict[str, Any]) -> Row:
+    """Return how much of the reference's error is gone in a latent, in the space the network sees."""
+    latents, reference, truth = (
+        bench.stage_two.model.process_latent_in(latent["samples"])
+        for latent in (made, task.z_ref, task.z_truth)
+    )
     return gap_figures(latents, reference, truth, plan_segments(truth.shape[2]))
 
 
@@ -112,7 +116,7 @@ def run_clip(
     yardsticks = {CEILING: task.z_truth, PLAIN: resize(task.motion, *size), REFERENCE: task.z_ref}
     for name, made in yardsticks.items():
         clip = decode(bench, made) if isinstance(made, dict) else made
-        gap = gap_of(task, made) if isinstance(made, dict) else {}
+        gap = gap_of(bench, task, made) if isinstance(made, dict) else {}
         yield name, None, {**figures(clip, task.truth), **gap}, clip
     for name, way in ways.items():
         for seed in seeds:
@@ -120,7 +124,7 @@ def run_clip(
             latent = sample(bench, task, way, seed)
             seconds = time.monotonic() - begin
             clip = decode(bench, latent)
-            yield name, seed, {**figures(clip, task.truth, seconds), **gap_of(task, latent)}, clip
+            yield name, seed, {**figures(clip, task.truth, seconds), **gap_of(bench, task, latent)}, clip
 
 
 # --- The command ------------------------------------------------------------------------------------
@@ -176,23 +180,28 @@ def measure(bench: Bench, options: argparse.Namespace) -> None:
         print(f"{frames} frames, clip {clip}: {len(rows)} rows", file=sys.stderr, flush=True)
 
 
-def main() -> None:
-    """Read the command line, measure, print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--raw", type=Path, required=True, metavar="FILE.jsonl")
-    parser.add_argument("--photos", type=Path, default=TINY / "photos", metavar="FOLDER")
-    parser.add_argument("--models", type=Path, default=TINY, metavar="FOLDER", help="of the tiny models")
-    parser.add_argument("--clips", type=int, default=12, help="each with a scene of its own")
-    parser.add_argument("--frames", nargs="+", type=int, default=[33, 61, 97])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2], help="of Stage II's noise")
-    parser.add_argument("--width", type=int, default=384, help="of the result; half as high")
-    parser.add_argument("--motion", choices=["softened", "clean"], default="softened")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    made.add_argument("--comfyui", type=Path, required=True, metavar="FOLDER")
+    made.add_argument("--raw", type=Path, required=True, metavar="FILE.jsonl")
+    made.add_argument("--photos", type=Path, default=TINY / "photos", metavar="FOLDER")
+    made.add_argument("--models", type=Path, default=TINY, metavar="FOLDER", help="of the tiny models")
+    made.add_argument("--clips", type=int, default=12, help="each with a scene of its own")
+    made.add_argument("--frames", nargs="+", type=int, default=[33, 61, 97])
+    made.add_argument("--seeds", nargs="+", type=int, default=[1, 2], help="of Stage II's noise")
+    made.add_argument("--width", type=int, default=384, help="of the result; half as high")
+    made.add_argument("--motion", choices=["softened", "clean"], default="softened")
+    made.add_argument(
         "--trained", nargs="+", type=trained_file, default=[], metavar="NAME=FILE", help=", ".join(TRAINED)
     )
-    parser.add_argument("--sheets", type=Path, metavar="FOLDER", help="save contact sheets there")
-    options = parser.parse_args()
+    made.add_argument("--sheets", type=Path, metavar="FOLDER", help="save contact sheets there")
+    return made
+
+
+def main() -> None:
+    """Read the command line, measure, print the tables."""
+    options = parser().parse_args()
     if options.sheets:
         options.sheets.mkdir(parents=True, exist_ok=True)
     with comfyui(options.comfyui, options.models) as pack:

@@ -41,7 +41,8 @@ from swifti2v_core.metrics import (
     seam_energy,
 )
 from swifti2v_core.resize import resize
-from swifti2v_core.train.pictures import read_photo, save_sheet, strip
+from swifti2v_core.train.photos import read_photo
+from swifti2v_core.train.sheets import save_sheet, strip
 
 MOVE = CameraMove(pan_x=0.08, zoom=1.15, rotate=2.0, sway=0.01, seed=1)
 """A move of every kind at once, in the frame for the whole clip."""

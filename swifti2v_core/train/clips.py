@@ -11,7 +11,7 @@ from typing import NamedTuple
 import av
 from torch import Tensor
 
-from . import pictures, videos
+from . import photos, videos
 from .config import Prepare
 from .draws import generator, integer
 from .synthesize import draw_scene, render_scene
@@ -62,7 +62,7 @@ def find_sources(places: Sequence[str]) -> list[Path]:
 
 def is_photo(path: Path) -> bool:
     """Tell by its name whether a file is a photo."""
-    return path.suffix.lower() in pictures.SUFFIXES
+    return path.suffix.lower() in photos.SUFFIXES
 
 
 def is_video(path: Path) -> bool:
@@ -88,11 +88,11 @@ def make_clips(settings: Prepare, sources: Sequence[Path], done: Container[str] 
     done
         Names of clips that are not made again.
     """
-    photos = [path for path in sources if is_photo(path)]
+    pictures = [path for path in sources if is_photo(path)]
     for source in sources:
         try:
             if is_photo(source):
-                yield from _photo_clips(settings, source, photos, done)
+                yield from _photo_clips(settings, source, pictures, done)
             else:
                 yield from _video_clips(settings, source, done)
         except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -100,7 +100,7 @@ def make_clips(settings: Prepare, sources: Sequence[Path], done: Container[str] 
 
 
 def _photo_clips(
-    settings: Prepare, source: Path, photos: Sequence[Path], done: Container[str]
+    settings: Prepare, source: Path, pictures: Sequence[Path], done: Container[str]
 ) -> Iterator[Truth]:
     width, height = settings.width, settings.height
     for number in range(settings.clips_per_source):
@@ -108,8 +108,8 @@ def _photo_clips(
         if name in done:
             continue
         chance = generator(settings.seed, "scene", name)
-        photo = pictures.read_photo(source)
-        other = pictures.read_photo(photos[integer(chance, 0, len(photos))])
+        photo = photos.read_photo(source)
+        other = photos.read_photo(pictures[integer(chance, 0, len(pictures))])
         detail = min(photo.shape[2] / width, photo.shape[1] / height)
         scene = draw_scene(integer(chance, 0, SEEDS), width / height, detail)
         yield Truth(name, source, render_scene(photo, other, width, height, settings.frames, scene))

@@ -34,9 +34,9 @@ from .evidence import (
 )
 from .model import WindowTransformer, network_from
 from .native_keys import load_native
-from .pictures import save_sheet, strip
 from .prepare import Encoder, check_settings
 from .sampling import generate_segments
+from .sheets import save_sheet, strip
 from .synthesize import average_down
 from .transition import encode_reference, to_frames, to_video
 
@@ -50,7 +50,7 @@ SCENES = 1 << 40
 
 
 class Task(NamedTuple):
-    """What is given and what is wanted: frames ``[F, H, W, 3]``, and both as latents ``[1, 48, T, h, w]``."""
+    """What is given and what is wanted: frames ``[F, H, W, 3]``, latents ``[1, 48, T, h, w]``."""
 
     motion: Tensor
     truth: Tensor

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -26,7 +25,7 @@ from .transition import denoise_again, encode_reference, to_video
 SETTINGS = "prepare.yaml"
 """Written beside the dataset, so that a later call cannot mix clips of two kinds in it."""
 
-FREE = {"sources": (), "clips_per_source": 1, "shard_megabytes": 1024.0, "device": "cpu"}
+FREE = ("sources", "clips_per_source", "shard_megabytes", "device")
 """Settings that may change between two calls: they do not change a clip."""
 
 
@@ -102,8 +101,8 @@ def check_settings(settings: Prepare) -> None:
     wanted = settings.motion_width * settings.height / settings.width
     if settings.motion_height != wanted:
         raise ValueError(
-            f"The motion is {settings.motion_width}x{settings.motion_height}, but must have the proportions of "
-            f"{settings.width}x{settings.height}; the nearest valid height is {wanted:g}."
+            f"The motion is {settings.motion_width}x{settings.motion_height}, but must have the "
+            f"proportions of {settings.width}x{settings.height}; the nearest valid height is {wanted:g}."
         )
     if settings.stage_one and not 0 < settings.lowest_sigma <= settings.highest_sigma:
         raise ValueError(
@@ -125,14 +124,12 @@ def keep_settings(settings: Prepare, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_config(settings, kept)
         return
-    earlier: dict[str, Any] = asdict(
-        replace(from_values(Prepare, yaml.safe_load(kept.read_text(encoding="utf-8")), str(kept)), **FREE)
-    )
-    for name, value in asdict(replace(settings, **FREE)).items():
-        if value != earlier[name]:
+    earlier = asdict(from_values(Prepare, yaml.safe_load(kept.read_text(encoding="utf-8")), str(kept)))
+    for name, value in asdict(settings).items():
+        if name not in FREE and value != earlier[name]:
             raise ValueError(
-                f"{name} is {value!r}, but the clips in {folder} were made with {earlier[name]!r}; set it back "
-                "or name another folder."
+                f"{name} is {value!r}, but the clips in {folder} were made with {earlier[name]!r}; set it "
+                "back or name another folder."
             )
 
 

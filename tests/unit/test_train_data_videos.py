@@ -8,8 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from swifti2v_core.train.clips import find_sources, make_clips, spread
+from swifti2v_core.train.config import Prepare
 from swifti2v_core.train.cuts import find_cuts
-from swifti2v_core.train.videos import clip_starts, clips_of, find_videos, readable_clips, thumbnails_of
+from swifti2v_core.train.videos import clip_starts, clips_of, thumbnails_of
 
 
 def world(seed, width=640, height=64):
@@ -50,6 +52,11 @@ def test_cuts_are_found_where_they_are(shots):
     clip = torch.cat([shot(seed, frames, speed, noise=0.02) for seed, frames, speed in shots])
     ends = np.cumsum([frames for _, frames, _ in shots])
     assert find_cuts(clip) == ends[:-1].tolist()
+
+
+def test_a_cut_between_shots_of_the_same_colors_is_found():
+    upright = shot(15, 20, noise=0.02)
+    assert find_cuts(torch.cat((upright, upright.flip(2)))) == [20]
 
 
 @pytest.mark.parametrize("speed", [0, 1, 6, 16, 32])
@@ -102,14 +109,14 @@ def counting(frames, height=96, width=64):
 @pytest.mark.parametrize("fps", [8, 16, 24, 30, 48])
 def test_frames_are_those_on_the_screen_at_each_moment(tmp_path, fps):
     write(tmp_path / "c.mp4", counting(48), 24)
-    ((start, clip),) = clips_of(tmp_path / "c.mp4", 2 * fps, fps, 64, 96)
+    (clip,) = clips_of(tmp_path / "c.mp4", [0], 2 * fps, fps, 64, 96)
     numbers = (clip[:, -1].mean(dim=(1, 2)) * 255 / 4).round().int().tolist()
-    assert start == 0 and numbers == [int(k / fps * 24 + 1e-6) for k in range(2 * fps)]
+    assert numbers == [int(k / fps * 24 + 1e-6) for k in range(2 * fps)]
 
 
 def test_tall_pictures_are_cut_to_the_middle(tmp_path):
     write(tmp_path / "tall.mp4", counting(9, 96, 64), 16)
-    ((_, clip),) = clips_of(tmp_path / "tall.mp4", 9, 16, 64, 32)
+    (clip,) = clips_of(tmp_path / "tall.mp4", [0], 9, 16, 64, 32)
     assert clip.shape == (9, 32, 64, 3) and clip.dtype == torch.float32
     # The middle third: half of it from the upper half of the picture.
     assert float(clip[3, :14].mean() * 255) == pytest.approx(52, abs=1.5)
@@ -125,7 +132,7 @@ def test_a_lying_video_is_turned_upright(tmp_path):
     assert words.tolist() == [65536, 0, 0, 0, 65536, 0, 0, 0, 2**30]
     clockwise = np.array([0, 65536, 0, -65536, 0, 0, 0, 0, 2**30], dtype=">i4").tobytes()
     (tmp_path / "turned.mp4").write_bytes(data[:at] + clockwise + data[at + 36 :])
-    ((_, clip),) = clips_of(tmp_path / "turned.mp4", 9, 16, 64, 96)
+    (clip,) = clips_of(tmp_path / "turned.mp4", [0], 9, 16, 64, 96)
     assert clip[0, :, 40:].mean() > clip[0, :, :24].mean() + 0.1  # the bright upper half is now right
 
 
@@ -134,9 +141,10 @@ def test_no_clip_spans_a_cut(tmp_path):
     lengths = (20, 6, 14)
     frames = np.concatenate([np.stack([p] * n) for p, n in zip(pictures, lengths, strict=True)])
     write(tmp_path / "cuts.mp4", frames, 16)
-    found = list(clips_of(tmp_path / "cuts.mp4", 5, 16, 96, 64))
-    assert [start for start, _ in found] == [0, 5, 10, 15, 20, 26, 31]
-    for start, clip in found:
+    starts = clip_starts(thumbnails_of(tmp_path / "cuts.mp4", 16), 5)
+    assert starts == [0, 5, 10, 15, 20, 26, 31]
+    clips = clips_of(tmp_path / "cuts.mp4", starts[1:], 5, 16, 96, 64)
+    for start, clip in zip(starts[1:], clips, strict=True):
         truth = torch.from_numpy(frames[start : start + 5]).float() / 255
         assert (clip - truth).abs().mean() < 0.02
 
@@ -148,10 +156,17 @@ def test_damaged_files_are_reported_in_one_line_and_skipped(tmp_path, caplog):
     (tmp_path / "cut.mov").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.webm").write_text("no video at all\n" * 50)
     (tmp_path / "notes.txt").write_text("not looked at")
-    videos = find_videos(tmp_path)
-    assert [path.name for path in videos] == ["cut.mov", "empty.mp4", "good.mp4", "text.webm"]
+    (tmp_path / "photo.png").write_bytes(b"no photo at all")
+    sources = find_sources([str(tmp_path)])
+    damaged = ["cut.mov", "empty.mp4", "photo.png", "text.webm"]
+    assert [path.name for path in sources] == sorted([*damaged, "good.mp4"])
+    settings = Prepare(frames=9, fps=16.0, width=64, height=96)
     with caplog.at_level(logging.WARNING, "SwiftI2V"):
-        clips = [clip for path in videos for clip in readable_clips(path, 9, 16, 64, 96)]
-    assert len(clips) == 1 and thumbnails_of(tmp_path / "good.mp4", 16).shape == (9, 32, 32, 3)
-    assert len(caplog.messages) == 3 and all("\n" not in message for message in caplog.messages)
-    assert [message.split(" ")[0] for message in caplog.messages] == ["cut.mov", "empty.mp4", "text.webm"]
+        clips = list(make_clips(settings, sources))
+    assert [clip.source.name for clip in clips] == ["good.mp4"] and clips[0].frames.shape == (9, 96, 64, 3)
+    assert all("\n" not in message for message in caplog.messages)
+    assert [message.split(" is skipped: ")[0] for message in caplog.messages] == damaged
+
+
+def test_clips_of_a_video_are_spread_over_it():
+    assert spread([0, 9, 18, 27, 36], 2) == [0, 18] and spread([0, 9], 5) == [0, 9] and spread([], 3) == []

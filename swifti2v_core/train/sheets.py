@@ -1,33 +1,16 @@
-"""Photos from disk, and contact sheets of clips."""
+"""Contact sheets of clips."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..pixels import to_bytes
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-
 LABEL_HEIGHT = 14
-
-
-def read_photo(path: Path) -> Tensor:
-    """Return a photo ``[1, H, W, 3]`` in 0..1, upright.
-
-    Raises
-    ------
-    OSError
-        If it cannot be read.
-    """
-    with Image.open(path) as picture:
-        pixels = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"), dtype=np.float32) / 255
-    return torch.from_numpy(pixels)[None]
 
 
 def strip(label: str, clip: Tensor, columns: int = 5, cell_width: int = 240) -> Image.Image:
