@@ -11,6 +11,7 @@ from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..reference import with_anchor
 from .tiny_vae import TinyVAE
 
 TINY_KEY = "decoder.22.bias"
@@ -139,5 +140,4 @@ def encode_clip(autoencoder: VideoAutoencoder, video: Tensor, photo: Tensor) -> 
     photo
         ``[B, 3, 1, H, W]``.
     """
-    latents = autoencoder.encode(video)
-    return torch.cat((autoencoder.encode(photo), latents[:, :, 1:]), dim=2)
+    return with_anchor(autoencoder.encode(video), autoencoder.encode(photo))
