@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.lora
 import comfy.model_management
 import comfy.model_sampling
 import comfy.sample
@@ -52,6 +53,9 @@ PLAIN_ATTENTION = getattr(attention_pytorch, "__wrapped__", attention_pytorch)
 
 COMPILER = "inductor"
 """Backend of torch.compile."""
+
+PATCH_EMBEDDING = "diffusion_model.patch_embedding.weight"
+"""The weight whose second size is the number of input channels."""
 
 # --- Files ----------------------------------------------------------------------------------------
 
@@ -133,8 +137,14 @@ def workflow_metadata(prompt: Any, extra: dict[str, Any] | None) -> dict[str, st
 
 
 def input_channels(model: Any) -> int:
-    """Return the channels that a Wan model takes (noisy latent and concatenated conditions)."""
-    return model.get_model_object("diffusion_model").in_dim
+    """Return the channels that a Wan model takes (noisy latent and concatenated conditions).
+
+    A LoRA with a ``reshape_weight`` makes them more than the file of the model had: SwiftI2V adapters for
+    Wan2.2-TI2V-5B do, as ComfyUI's control LoRAs for Flux.
+    """
+    weight = comfy.utils.get_attr(model.model, PATCH_EMBEDDING)
+    patches = model.patches.get(PATCH_EMBEDDING, [])
+    return comfy.lora.calculate_shape(patches, weight, PATCH_EMBEDDING)[1]
 
 
 def latent_channels(model: Any) -> int:

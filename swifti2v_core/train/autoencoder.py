@@ -11,6 +11,7 @@ from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..reference import with_anchor
 from .latent_statistics import WAN_2_2_MEAN, WAN_2_2_STD
 from .tiny_vae import TinyVAE
 
@@ -171,5 +172,4 @@ def encode_clip(autoencoder: VideoAutoencoder, video: Tensor, photo: Tensor) -> 
     photo
         ``[B, 3, 1, H, W]``.
     """
-    latents = autoencoder.encode(video)
-    return torch.cat((autoencoder.encode(photo), latents[:, :, 1:]), dim=2)
+    return with_anchor(autoencoder.encode(video), autoencoder.encode(photo))

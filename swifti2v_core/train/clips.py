@@ -40,34 +40,13 @@ class Truth(NamedTuple):
 
 
 def find_sources(places: Sequence[str]) -> list[Path]:
-    """Return the photos and videos that are named or lie below the folders that are named.
-
-    Raises
-    ------
-    ValueError
-        If a place does not exist, or there is neither a photo nor a video.
-    """
-    found: list[Path] = []
-    for place in map(Path, places):
-        if not place.exists():
-            raise ValueError(f"The source {place} does not exist; name photos, videos or folders of them.")
-        inside = [place] if place.is_file() else place.rglob("*")
-        found += sorted(path for path in inside if is_photo(path) or is_video(path))
-    if not found:
-        raise ValueError(
-            f"There is neither a photo nor a video in {', '.join(places) or 'sources'}; name some."
-        )
-    return found
+    """Return the photos and videos of some places, see `photos.find_files`."""
+    return photos.find_files(places, photos.SUFFIXES + videos.SUFFIXES)
 
 
 def is_photo(path: Path) -> bool:
     """Tell by its name whether a file is a photo."""
     return path.suffix.lower() in photos.SUFFIXES
-
-
-def is_video(path: Path) -> bool:
-    """Tell by its name whether a file is a video."""
-    return path.suffix.lower() in videos.SUFFIXES
 
 
 def clip_name(source: Path, number: int) -> str:

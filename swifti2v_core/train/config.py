@@ -260,24 +260,24 @@ class StageTwo(Diffusion):
 
 @dataclass(frozen=True)
 class Export:
-    """What is written for ComfyUI.
+    """What is written for ComfyUI: the averaged weights of a run.
 
     Attributes
     ----------
     run
-        Folder of the training whose newest checkpoint is exported.
+        Folder of the training; its newest checkpoint is taken.
     file
         The safetensors file: full weights, or an adapter if the run trained a LoRA.
     merged_file
         With a LoRA: where the full weights go as well; none: nowhere.
-    averaged
-        Whether the averaged weights are taken, or those of the last step.
+    dtype
+        Number format of the files.
     """
 
     run: str = ""
     file: str = ""
     merged_file: str = ""
-    averaged: bool = True
+    dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
 
 
 @dataclass(frozen=True)

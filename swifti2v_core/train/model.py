@@ -5,8 +5,8 @@ ComfyUI's model, given a window by `nodes/windows.py`, computes the same (tests/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanR
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from .config import Diffusion, Network
-from .native_keys import load_native, to_diffusers, widen_patch_embedding
+from .config import Diffusion, Network, StageTwo
+from .native_keys import load_native, native_shapes, to_diffusers, widen_patch_embedding
 
 HEAD_DIM = 128
 PATCH = (1, 2, 2)
@@ -52,16 +52,16 @@ class Shape:
         return self.heads * HEAD_DIM
 
     @classmethod
-    def of(cls, state: dict[str, Tensor]) -> Shape:
-        """Return the sizes of native weights."""
-        dim, in_channels = state["patch_embedding.weight"].shape[:2]
+    def of(cls, weights: Mapping[str, Sequence[int]]) -> Shape:
+        """Return the sizes of native weights, of which the shapes are given."""
+        dim, in_channels = weights["patch_embedding.weight"][:2]
         return cls(
             in_channels=in_channels,
-            out_channels=state["head.head.weight"].shape[0] // (PATCH[1] * PATCH[2]),
+            out_channels=weights["head.head.weight"][0] // (PATCH[1] * PATCH[2]),
             heads=dim // HEAD_DIM,
-            layers=1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks.")),
-            ffn_dim=state["blocks.0.ffn.0.weight"].shape[0],
-            text_dim=state["text_embedding.0.weight"].shape[1],
+            layers=1 + max(int(key.split(".")[1]) for key in weights if key.startswith("blocks.")),
+            ffn_dim=weights["blocks.0.ffn.0.weight"][0],
+            text_dim=weights["text_embedding.0.weight"][1],
         )
 
     @classmethod
@@ -196,48 +196,68 @@ def empty_network(shape: Shape) -> WindowTransformer:
 
 def network_from(state: dict[str, Tensor]) -> WindowTransformer:
     """Return a network, float32, with native weights."""
-    network = empty_network(Shape.of(state))
+    network = empty_network(Shape.of({key: tuple(value.shape) for key, value in state.items()}))
     network.load_state_dict(to_diffusers(state))
     return network
 
 
-def build_network(settings: Diffusion, in_channels: int, out_channels: int) -> WindowTransformer:
-    """Return the network of a training, ready to be trained.
+def training_shape(settings: Diffusion, in_channels: int, out_channels: int) -> Shape:
+    """Return the sizes of the network of a training; of the base only the header is read.
 
     Parameters
     ----------
     settings
-        Says where the weights come from and which are trained.
+        Says where the weights come from.
     in_channels, out_channels
         What the training gives and expects. A base with fewer input channels is widened.
 
     Raises
     ------
     ValueError
-        If the base does not fit.
+        If the base does not fit, or there is none for a LoRA.
+    """
+    if not settings.base:
+        if settings.method == "lora":
+            raise ValueError('base is "", but a LoRA changes weights that exist; name native Wan weights.')
+        return Shape.new(settings.network, in_channels, out_channels)
+    shape = Shape.of(native_shapes(settings.base))
+    if shape.out_channels != out_channels or shape.in_channels not in (in_channels, out_channels):
+        raise ValueError(
+            f"{settings.base} has {shape.in_channels} input and {shape.out_channels} output channels, but "
+            f"this training needs {in_channels} (or {out_channels}, to be widened) and {out_channels}; "
+            "name Wan2.2-TI2V-5B for Stage II and for 48-channel motion, Wan2.2-I2V-A14B for 16 channels."
+        )
+    return replace(shape, in_channels=in_channels)
+
+
+def build_network(settings: Diffusion, shape: Shape) -> WindowTransformer:
+    """Return the network of a training, ready to be trained.
+
+    Parameters
+    ----------
+    settings
+        Says where the weights come from and which are trained.
+    shape
+        See `training_shape`.
     """
     if settings.base:
-        state = load_native(settings.base)
-        _check_base(settings.base, Shape.of(state), in_channels, out_channels)
-        network = network_from(widen_patch_embedding(state, in_channels))
+        network = network_from(widen_patch_embedding(load_native(settings.base), shape.in_channels))
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            network = empty_network(Shape.new(settings.network, in_channels, out_channels))
+            network = empty_network(shape)
+    prepare_network(network, settings)
+    return network
+
+
+def prepare_network(network: WindowTransformer, settings: Diffusion) -> None:
+    """Choose what is trained and how it is computed."""
     if settings.method == "lora":
         add_lora(network, settings)
     if settings.gradient_checkpointing:
         network.enable_gradient_checkpointing()
-    return network
-
-
-def _check_base(name: str, shape: Shape, in_channels: int, out_channels: int) -> None:
-    if shape.out_channels != out_channels or shape.in_channels not in (in_channels, out_channels):
-        raise ValueError(
-            f"{name} has {shape.in_channels} input and {shape.out_channels} output channels, but this "
-            f"training needs {in_channels} (or {out_channels}, to be widened) and {out_channels}; name "
-            "Wan2.2-TI2V-5B for Stage II and for 48-channel motion, Wan2.2-I2V-A14B for 16-channel motion."
-        )
+    if isinstance(settings, StageTwo) and settings.context == "read-only":
+        network.read_context_only()
 
 
 def add_lora(network: WindowTransformer, settings: Diffusion) -> None:

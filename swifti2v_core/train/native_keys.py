@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+
+Value = TypeVar("Value")
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 
@@ -56,30 +60,44 @@ def to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
-def load_native(path: str | Path) -> dict[str, Tensor]:
-    """Read native Wan weights, whatever prefix they are kept under.
+def native_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of native Wan weights by their bare names; only the header is read.
 
     Raises
     ------
     ValueError
         If the file holds no Wan transformer, one with an image embedding, or quantized weights.
     """
-    state = load_file(path)
-    for prefix in PREFIXES:
-        if f"{prefix}patch_embedding.weight" in state:
-            state = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
-    if "patch_embedding.weight" not in state:
+    with safe_open(path, framework="pt") as weights:
+        slices = {key: weights.get_slice(key) for key in weights.keys()}  # noqa: SIM118 (no mapping)
+        shapes = {key: tuple(part.get_shape()) for key, part in _bare(slices).items()}
+        kinds = {part.get_dtype() for part in slices.values()}
+    if "patch_embedding.weight" not in shapes:
         raise ValueError(f"{path} holds no Wan model (it has no patch_embedding); name native Wan weights.")
-    if any(key.startswith("img_emb") for key in state):
+    if any(key.startswith("img_emb") for key in shapes):
         raise ValueError(
             f"{path} has an image embedding, as Wan2.1-I2V has, but only Wan2.2's models can be trained; "
             "name Wan2.2-I2V-A14B or Wan2.2-TI2V-5B."
         )
-    if any(value.element_size() < 2 for value in state.values()):
+    if not kinds <= {"F16", "BF16", "F32"}:
         raise ValueError(
-            f"{path} is quantized, but training needs 16 or 32 bits; name the fp16 or bf16 file."
+            f"{path} is quantized ({', '.join(sorted(kinds))}), but training needs 16 or 32 bits; name the "
+            "fp16 or bf16 file."
         )
-    return state
+    return shapes
+
+
+def load_native(path: str | Path) -> dict[str, Tensor]:
+    """Read native Wan weights under their bare names; raises ValueError as `native_shapes`."""
+    native_shapes(path)
+    return _bare(load_file(path))
+
+
+def _bare(state: Mapping[str, Value]) -> dict[str, Value]:
+    for prefix in PREFIXES:
+        if f"{prefix}patch_embedding.weight" in state:
+            return {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+    return dict(state)
 
 
 def widen_patch_embedding(state: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
-"""Photos from disk."""
+"""Photos from disk, and where sources are looked for."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,28 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def find_files(places: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
+    """Return the files of some kinds that are named or lie below the folders that are named, by path.
+
+    Raises
+    ------
+    ValueError
+        If a place does not exist, or there is no such file.
+    """
+    found: set[Path] = set()
+    for place in map(Path, places):
+        if not place.exists():
+            raise ValueError(f"The source {place} does not exist; name files or folders of them.")
+        inside = place.rglob("*") if place.is_dir() else [place]
+        found |= {path for path in inside if path.suffix.lower() in suffixes and path.is_file()}
+    if not found:
+        raise ValueError(
+            f"The sources {', '.join(places) or '(none)'} hold nothing that can be used; name files or "
+            f"folders with {', '.join(suffixes)}."
+        )
+    return sorted(found)
 
 
 def read_photo(path: Path) -> Tensor:

@@ -7,13 +7,12 @@ throws three away, so that 4n+1 frames become n+1 latent frames and come back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..geometry import FRAMES_PER_LATENT, LATENT_FACTOR
+from ..reference import with_anchor
 
 LATENT_CHANNELS = 48
 PATCH = 2
@@ -117,7 +116,7 @@ class TinyVAE(nn.Module):
         frames = functional.pixel_shuffle(run(self.decoder, latents.transpose(1, 2)), PATCH)
         return frames[:, FRAMES_PER_LATENT - 1 :].transpose(1, 2)
 
-    def forward(self, video: Tensor, photo: Tensor) -> Tensor:
+    def forward(self, video: Tensor, photo: Tensor) -> tuple[Tensor, Tensor]:
         """Encode and decode a clip as the pack does: latent frame 0 is the photo alone.
 
         Parameters
@@ -126,12 +125,17 @@ class TinyVAE(nn.Module):
             ``[B, 3, F, H, W]``.
         photo
             ``[B, 3, 1, H, W]``.
+
+        Returns
+        -------
+        tuple of Tensor
+            What comes back, ``[B, 3, F, H, W]``, and the latents ``[B, 48, T, h, w]``.
         """
-        latents = self.encode(video)
-        return self.decode(torch.cat((self.encode(photo), latents[:, :, 1:]), dim=2))
+        latents = with_anchor(self.encode(video), self.encode(photo))
+        return self.decode(latents), latents
 
 
-def run(layers: Sequence[nn.Module] | nn.Sequential, x: Tensor) -> Tensor:
+def run(layers: nn.Sequential, x: Tensor) -> Tensor:
     """Run layers over ``[B, T, C, h, w]``; those that know no time see frame after frame."""
     for layer in layers:
         timed = isinstance(layer, MemoryBlock | TimePool | TimeGrow)

@@ -22,11 +22,6 @@ THUMBNAIL = 32
 """Side of the pictures in which cuts are looked for."""
 
 
-def find_videos(folder: Path) -> list[Path]:
-    """Return the videos below a folder, by name."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-
-
 def read_frames(path: Path) -> Iterator[Tensor]:
     """Yield the frames ``[H, W, 3]`` of a video in 0..1, upright.
 

@@ -154,7 +154,10 @@ def test_clips_of_two_kinds_are_not_mixed(whole):
         ({"motion_height": 64}, "must have the proportions of 128x64; the nearest valid height is 32"),
         ({"lowest_sigma": 0.7}, "lowest_sigma is 0.7, but must be above 0 and at most highest_sigma, 0.6"),
         ({"sources": ("nowhere",)}, "The source nowhere does not exist"),
-        ({"sources": (str(TINY.parent.parent / "unit"),)}, "neither a photo nor a video"),
+        (
+            {"sources": (str(TINY.parent.parent / "unit"),)},
+            "hold nothing that can be used",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_made(tmp_path, change, words):

@@ -65,8 +65,8 @@ def test_layout_of_the_folder(tmp_path):
     assert index["version"] == 1
     assert index["clips"] == [
         {
-            "name": "one", "shard": "shard-00000.safetensors", "latent_frames": 4, "height": 64, "width": 96,
-            "fps": 16, "source": "photo.jpg", "sigmas": [0, 0.5],
+            "name": "one", "shard": "shard-00000.safetensors", "latent_frames": 4, "height": 64,
+            "width": 96, "fps": 16, "source": "photo.jpg", "sigmas": [0, 0.5],
         }
     ]  # fmt: skip
     with safe_open(tmp_path / "shard-00000.safetensors", framework="pt") as shard:
