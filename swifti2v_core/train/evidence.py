@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..metrics import laplacian_ratio, latent_means, luma_pulse, measure_clip, seam_energy
+from ..geometry import FRAMES_PER_LATENT
+from ..metrics import laplacian_ratio, luma_pulse, measure_clip, seam_energy, sharpness
 from ..plan import Segment
 
 CEILING, PLAIN, REFERENCE = "truth, through the autoencoder", "plain upscaling", "z_ref, decoded"
@@ -58,14 +59,15 @@ def figures(clip: Tensor, truth: Tensor, seconds: float = math.nan) -> Row:
         sharpness, that of the last latent frame to the truth's; pulse at the lag of a segment of three
         latent frames, and seam, see `metrics`; seconds.
     """
-    statistics, wanted = measure_clip(clip, truth), measure_clip(truth)
+    statistics = measure_clip(clip, truth)
     assert statistics.psnr is not None and statistics.ssim is not None
-    made, true = (latent_means(each.sharpness)[-1] for each in (statistics, wanted))
+    last = statistics.sharpness[-FRAMES_PER_LATENT:].mean()
+    true = np.mean([sharpness(frame) for frame in truth[-FRAMES_PER_LATENT:]])
     return {
         "PSNR": float(statistics.psnr[1:].mean()),
         "SSIM": float(statistics.ssim[1:].mean()),
         "Laplacian": float(laplacian_ratio(statistics)[-1]),
-        "sharpness": float(made / true),
+        "sharpness": float(last / true),
         "pulse": luma_pulse(statistics, 12),
         "seam": seam_energy(statistics),
         "gap closed": math.nan,
