@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -112,8 +113,8 @@ class Evaluation:
 
     def _latents(self, task: Task, segments: list[Segment]) -> Iterator[tuple[str, Tensor, float]]:
         reference = task.reference
-        yield CEILING, task.true_latents, 0.0
-        yield REFERENCE, reference, 0.0
+        yield CEILING, task.true_latents, math.nan
+        yield REFERENCE, reference, math.nan
         noise = torch.randn(reference.shape, generator=generator(self.seed, "noise")).to(reference)
         text = reference.new_zeros(1, EMPTY_TEXT_TOKENS, self.network.config.text_dim)
         for steps in STEPS:

@@ -67,7 +67,7 @@ def figures(clip: Tensor, truth: Tensor, seconds: float = math.nan) -> Row:
         "PSNR": float(statistics.psnr[1:].mean()),
         "SSIM": float(statistics.ssim[1:].mean()),
         "Laplacian": float(laplacian_ratio(statistics)[-1]),
-        "sharpness": float(last / true),
+        "sharpness": float(last) / float(true),
         "pulse": luma_pulse(statistics, 12),
         "seam": seam_energy(statistics),
         "gap closed": math.nan,
