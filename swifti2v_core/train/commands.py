@@ -92,6 +92,7 @@ def begin_run(config: Config, section: str) -> None:
     path = Path(settings.output) / f"{section}.yaml"
     if path.exists():
         check_resumed(getattr(load_config(path), section), settings, path.parent)
+    PartialState().wait_for_everyone()  # nobody may read what is being written
     if PartialState().is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_config(config, path)
