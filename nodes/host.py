@@ -142,9 +142,9 @@ def input_channels(model: Any) -> int:
     A LoRA with a ``reshape_weight`` makes them more than the file of the model had: SwiftI2V adapters for
     Wan2.2-TI2V-5B do, as ComfyUI's control LoRAs for Flux.
     """
-    weight = comfy.utils.get_attr(model.model, PATCH_EMBEDDING)
-    patches = model.patches.get(PATCH_EMBEDDING, [])
-    return comfy.lora.calculate_shape(patches, weight, PATCH_EMBEDDING)[1]
+    # Not the weight itself: models share it, and ComfyUI may have just patched it for another one.
+    unpatched = torch.empty(1, model.get_model_object("diffusion_model").in_dim, device="meta")
+    return comfy.lora.calculate_shape(model.patches.get(PATCH_EMBEDDING, []), unpatched, PATCH_EMBEDDING)[1]
 
 
 def latent_channels(model: Any) -> int:

@@ -8,7 +8,7 @@ from swifti2v_core.train.dataset import DatasetWriter
 NETWORK = Network(heads=1, layers=2, ffn_dim=64, text_dim=16)
 
 
-def make_dataset(folder, lengths=(9, 8), channels=48, height=64, width=96):
+def make_dataset(folder, lengths=(9, 8), channels=48, height=64, width=96, text_dim=NETWORK.text_dim):
     """Random clips of a few latent frames with two references each."""
     generator = torch.Generator().manual_seed(0)
 
@@ -22,7 +22,7 @@ def make_dataset(folder, lengths=(9, 8), channels=48, height=64, width=96):
                 "references": latents(2, 48, frames),
                 "motion": latents(channels, frames),
                 # With equal text tokens some gradients are rounding noise, which Adam makes full steps of.
-                "text": torch.randn(3, NETWORK.text_dim, generator=generator),
+                "text": torch.randn(3, text_dim, generator=generator),
             }
             if channels == 16:
                 values["motion_photo"] = latents(16, frames)

@@ -78,6 +78,7 @@ def test_two_processes_give_what_one_gives(dataset, tmp_path):
         [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
+    assert (newest_checkpoint(Path(two.output)) / "random_states_1.pkl").exists()  # of the second one
     logged = scalars(two.output, "loss")
     assert [logged[step] for step in range(1, 7)] == pytest.approx(losses, abs=1e-6)
     for expected, found in zip(newest(one.output), newest(two.output), strict=True):
