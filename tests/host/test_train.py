@@ -5,6 +5,7 @@ from pathlib import Path
 import folder_paths
 import pytest
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy.taesd.taehv import TAEHV
 from safetensors.torch import load_file, save_file
 from tiny_training import make_dataset, project, stage_one, stage_two
@@ -104,6 +105,22 @@ def test_an_adapter_on_its_base_is_the_merged_model(run, base, adapted, z_ref, t
     plain, plain_kind = load_stage_two(run, base.name)
     assert plain_kind == "plain"
     assert distance(sample(run, plain, z_ref, text), theirs) > 1e-3
+
+
+def test_an_adapter_works_with_weights_kept_in_ram(run, base, adapted, z_ref, text, monkeypatch):
+    """As on a small card: what ComfyUI offloads it patches at every use, but takes for what it was."""
+    adapter, merged = adapted
+    theirs = sample(run, load_stage_two(run, merged)[0], z_ref, text)
+    load, offloaded = ModelPatcher.load, []
+
+    def load_little(self, device_to=None, **_):
+        load(self, device_to, lowvram_model_memory=64)
+        offloaded.append(bool(self.model.diffusion_model.patch_embedding.weight_function))
+
+    monkeypatch.setattr(ModelPatcher, "load", load_little)
+    ours = sample(run, load_stage_two(run, base.name, adapter)[0], z_ref, text)
+    assert offloaded and all(offloaded)
+    assert distance(ours, theirs) <= 1e-5
 
 
 def test_an_adapter_works_through_the_stock_lora_loader(pack, run, base, adapted, z_ref, text):
