@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..reference import with_anchor
+from .latent_statistics import WAN_2_2_MEAN, WAN_2_2_STD
 from .tiny_vae import TinyVAE
 
 TINY_KEY = "decoder.22.bias"
@@ -78,7 +79,38 @@ class WanAutoencoder(nn.Module):
         return mean, std
 
 
-def load_autoencoder(path: str | Path) -> TinyVAE | WanAutoencoder:
+class TinyAutoencoder(nn.Module):
+    """The tiny autoencoder with latents as the network sees them.
+
+    ComfyUI takes what the tiny encoder gives for Wan2.2's latents, and brings them to the network with the
+    mean and the spread of these.
+
+    Parameters
+    ----------
+    model
+        The tiny autoencoder itself.
+    """
+
+    latent_channels = TinyVAE.latent_channels
+    spatial_factor = TinyVAE.spatial_factor
+
+    def __init__(self, model: TinyVAE) -> None:
+        super().__init__()
+        self.model = model
+        self.mean, self.std = (
+            nn.Buffer(torch.tensor(values).view(1, -1, 1, 1, 1)) for values in (WAN_2_2_MEAN, WAN_2_2_STD)
+        )
+
+    def encode(self, video: Tensor) -> Tensor:
+        """See `VideoAutoencoder.encode`."""
+        return (self.model.encode(video) - self.mean) / self.std
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """See `VideoAutoencoder.decode`."""
+        return self.model.decode(latents * self.std + self.mean).clamp(0, 1)
+
+
+def load_autoencoder(path: str | Path) -> TinyAutoencoder | WanAutoencoder:
     """Load an autoencoder from local files; nothing is downloaded.
 
     Parameters
@@ -89,7 +121,7 @@ def load_autoencoder(path: str | Path) -> TinyVAE | WanAutoencoder:
 
     Returns
     -------
-    TinyVAE or WanAutoencoder
+    TinyAutoencoder or WanAutoencoder
         On the CPU in float32, not to be trained.
 
     Raises
@@ -98,7 +130,7 @@ def load_autoencoder(path: str | Path) -> TinyVAE | WanAutoencoder:
         If the path holds none of these.
     """
     path = Path(path)
-    model: TinyVAE | WanAutoencoder
+    model: TinyAutoencoder | WanAutoencoder
     if path.is_dir() and (path / "config.json").exists():
         model = WanAutoencoder(AutoencoderKLWan.from_pretrained(path, local_files_only=True))
     elif path.is_file():
@@ -111,12 +143,12 @@ def load_autoencoder(path: str | Path) -> TinyVAE | WanAutoencoder:
     return model.float().requires_grad_(False).train(False)
 
 
-def _from_file(path: Path) -> TinyVAE | WanAutoencoder:
+def _from_file(path: Path) -> TinyAutoencoder | WanAutoencoder:
     state = {key: value.float() for key, value in load_file(path).items()}
     if TINY_KEY in state:
         tiny = TinyVAE()
         tiny.load_state_dict(state)
-        return tiny
+        return TinyAutoencoder(tiny)
     if WAN_2_1_KEY in state:
         model = AutoencoderKLWan()
         model.load_state_dict(convert_wan_vae_to_diffusers(state))

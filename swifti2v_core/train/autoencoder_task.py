@@ -20,7 +20,7 @@ from torch.nn import functional
 from ..camera import CameraMove, camera_motion
 from .config import Autoencoder
 from .draws import generator, integer, uniform
-from .pictures import find_photos, read_photo
+from .photos import SUFFIXES, find_files, read_photo
 from .tiny_vae import TinyVAE
 
 PYRAMID_LEVELS = 4
@@ -81,7 +81,7 @@ class AutoencoderTask:
 
     def __init__(self, settings: Autoencoder) -> None:
         self.settings = settings
-        self.photos = find_photos(settings.sources)
+        self.photos = find_files(settings.sources, SUFFIXES)
 
     def hardest_step(self) -> int:
         """Return a step that costs as much as any: the first."""

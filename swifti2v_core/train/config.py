@@ -56,10 +56,10 @@ class Prepare:
         Native Wan weights that make the stage-transition references; none: plain references only.
     width, height, motion_width, motion_height
         Pixels of Stage II and of Stage I.
-    frames
-        Pixel frames of a clip, 4n+1.
+    frames, fps
+        Pixel frames of a clip, 4n+1, and their rate: 24 for TI2V-5B, 16 for A14B.
     clips_per_source
-        Clips made of a photo, each with a camera move of its own, or cut from a video.
+        Clips made of a photo, each with a scene of its own, or at most cut from a video.
     variants
         References made of a clip beside the plain one.
     lowest_sigma, highest_sigma
@@ -81,6 +81,7 @@ class Prepare:
     motion_width: int = number(640, 16)
     motion_height: int = number(352, 16)
     frames: int = number(81, 5)
+    fps: float = number(24, 0, open_low=True)
     clips_per_source: int = number(1, 1)
     variants: int = number(1, 0)
     lowest_sigma: float = number(0.2, 0, 1)

@@ -143,6 +143,9 @@ class DatasetWriter:
         """Tell whether a clip is already there, written or waiting for its shard."""
         return name in self._names
 
+    def __len__(self) -> int:
+        return len(self._names)
+
     def append(
         self,
         name: str,
