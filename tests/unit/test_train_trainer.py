@@ -62,7 +62,8 @@ def test_six_steps_are_three_and_three_to_the_bit(dataset, tmp_path):
 
 
 def test_two_processes_give_what_one_gives(dataset, tmp_path):
-    one = stage_two(tmp_path / "one", rollout_share=0.5)
+    # Adam makes steps of the size of the rate, whatever the gradient: rounding grows with it.
+    one = stage_two(tmp_path / "one", rollout_share=0.5, learning_rate=3e-4)
     losses = commands.stage2(project(dataset, stage2=one)).losses
     two = replace(one, output=str(tmp_path / "two"))
     save_config(project(dataset, stage2=two), tmp_path / "two.yaml")
@@ -70,7 +71,7 @@ def test_two_processes_give_what_one_gives(dataset, tmp_path):
     command += ["-m", "swifti2v_core.train", "stage2", "--config", str(tmp_path / "two.yaml")]
     environment = {
         **os.environ,
-        "ACCELERATE_USE_CPU": "true",
+        "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
     }
