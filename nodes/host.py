@@ -57,6 +57,9 @@ COMPILER = "inductor"
 PATCH_EMBEDDING = "diffusion_model.patch_embedding.weight"
 """The weight whose second size is the number of input channels."""
 
+RESHAPE = "diffusion_model.patch_embedding.reshape_weight"
+"""What a LoRA says that shape is to be."""
+
 # --- Files ----------------------------------------------------------------------------------------
 
 
@@ -94,10 +97,40 @@ def input_channels_of_file(name: str) -> int | None:
     )
 
 
-def load_model(name: str, weight_dtype: str) -> Any:
-    """Load a diffusion model as ComfyUI's own loader does."""
+def input_channels_of_lora(name: str) -> int | None:
+    """Return the input channels to which a LoRA widens a model, or None if it leaves them alone."""
+    path = folder_paths.get_full_path_or_raise("loras", name)
+    if not path.endswith((".safetensors", ".sft")):
+        return None
+    with safe_open(path, framework="pt") as weights:
+        if RESHAPE not in weights.keys():  # noqa: SIM118 (safe_open is no mapping)
+            return None
+        return int(weights.get_tensor(RESHAPE)[1])
+
+
+def load_model(name: str, weight_dtype: str, channels: int | None = None) -> Any:
+    """Load a diffusion model as ComfyUI's own loader does.
+
+    Parameters
+    ----------
+    name
+        File in ComfyUI's folder.
+    weight_dtype
+        A key of `WEIGHT_DTYPES`.
+    channels
+        Input channels that the model is to have, the new ones without effect; None: as in the file.
+        ComfyUI would widen the weight when it applies the LoRA, but not one that it keeps in RAM.
+    """
     path = folder_paths.get_full_path_or_raise("diffusion_models", name)
-    return comfy.sd.load_diffusion_model(path, model_options=dict(WEIGHT_DTYPES[weight_dtype]))
+    options = dict(WEIGHT_DTYPES[weight_dtype])
+    if channels is None:
+        return comfy.sd.load_diffusion_model(path, model_options=options)
+    state, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
+    key = next(key for key in state if key.endswith("patch_embedding.weight"))
+    weight = state[key]
+    state[key] = weight.new_zeros(weight.shape[0], channels, *weight.shape[2:])
+    state[key][:, : weight.shape[1]] = weight
+    return comfy.sd.load_diffusion_model_state_dict(state, model_options=options, metadata=metadata)
 
 
 def apply_lora(model: Any, name: str, strength: float) -> Any:
@@ -142,9 +175,9 @@ def input_channels(model: Any) -> int:
     A LoRA with a ``reshape_weight`` makes them more than the file of the model had: SwiftI2V adapters for
     Wan2.2-TI2V-5B do, as ComfyUI's control LoRAs for Flux.
     """
-    weight = comfy.utils.get_attr(model.model, PATCH_EMBEDDING)
-    patches = model.patches.get(PATCH_EMBEDDING, [])
-    return comfy.lora.calculate_shape(patches, weight, PATCH_EMBEDDING)[1]
+    # Not the weight itself: models share it, and ComfyUI may have just patched it for another one.
+    unpatched = torch.empty(1, model.get_model_object("diffusion_model").in_dim, device="meta")
+    return comfy.lora.calculate_shape(model.patches.get(PATCH_EMBEDDING, []), unpatched, PATCH_EMBEDDING)[1]
 
 
 def latent_channels(model: Any) -> int:

@@ -71,10 +71,10 @@ def _compile_blocks() -> io.Boolean.Input:
 
 
 def _load(name: str, lora: str, strength: float, shift: float, weight_dtype: str) -> Any:
-    model = host.load_model(name, weight_dtype)
-    if lora != NONE:
-        model = host.apply_lora(model, lora, strength)
-    return host.with_shift(model, shift)
+    if lora == NONE:
+        return host.with_shift(host.load_model(name, weight_dtype), shift)
+    model = host.load_model(name, weight_dtype, host.input_channels_of_lora(lora))
+    return host.with_shift(host.apply_lora(model, lora, strength), shift)
 
 
 class LoadStageI(io.ComfyNode):
@@ -182,7 +182,8 @@ class LoadStageII(io.ComfyNode):
                 ),
                 _lora_input(
                     "lora",
-                    "LoRA from models/loras, a few-step LoRA for example. Default none.",
+                    "LoRA from models/loras: a few-step LoRA, or a SwiftI2V adapter, which makes plain "
+                    "weights concat ones. Default none.",
                 ),
                 _lora_strength(),
                 _shift(),

@@ -1,9 +1,10 @@
-"""Training of the tiny autoencoder on photos that a camera moves over.
+"""Training of the tiny autoencoder on scenes made of photos.
 
 The loss is the mean absolute error of the frames plus that of the levels of their Laplacian pyramid, which
-weighs fine detail as much as broad color and so keeps the decoder from blurring. Latents are free: nothing
-pulls them to those of another autoencoder, because the stages are trained on this one. The photo is encoded
-alone for latent frame 0, as the nodes do.
+weighs fine detail as much as broad color and so keeps the decoder from blurring. Nothing pulls the latents
+to those of another autoencoder, because the stages are trained on this one; but in the space the network
+sees their spread is kept near 1, that of the noise. The photo is encoded alone for latent frame 0, as the
+nodes do.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from ..camera import CameraMove, camera_motion
+from .clips import SEEDS
 from .config import Autoencoder
 from .draws import generator, integer, uniform
+from .latent_statistics import WAN_2_2_MEAN, WAN_2_2_STD
 from .photos import SUFFIXES, find_files, read_photo
+from .synthesize import draw_scene, render_scene
 from .tiny_vae import TinyVAE
 
 PYRAMID_LEVELS = 4
 SPREAD_WEIGHT = 0.01
-"""Keeps the spread of latents near 1, that of the noise which the stages mix them with."""
+"""Of the square by which the latents' mean square misses 1."""
 
 
 def build_autoencoder(settings: Autoencoder) -> TinyVAE:
@@ -91,27 +94,20 @@ class AutoencoderTask:
         """Return the losses of samples of a step, ``[len(numbers)]``."""
         clips = torch.stack([self._clip(step, number) for number in numbers]).to(device)
         made, latents = network(clips, clips[:, :, :1])
-        spread: Tensor = (latents**2).flatten(1).mean(dim=1)
+        mean, std = (latents.new_tensor(v).view(-1, 1, 1, 1) for v in (WAN_2_2_MEAN, WAN_2_2_STD))
+        spread: Tensor = (((latents - mean) / std) ** 2).flatten(1).mean(dim=1)
         reconstruction = reconstruction_losses(made, clips, self.settings.sharpness_weight)
         return reconstruction + SPREAD_WEIGHT * (spread - 1) ** 2
 
     def _clip(self, step: int, number: int) -> Tensor:
-        """Return a clip ``[3, F, H, W]``: a random crop, and a random move over it."""
+        """Return a clip ``[3, F, H, W]``: a scene in a random crop of a photo."""
         settings = self.settings
         source = generator(settings.seed, step, number)
-        photo = read_photo(self.photos[integer(source, 0, len(self.photos))])
-        crop = random_crop(photo, settings.width, settings.height, source)
-        move = CameraMove(
-            pan_x=uniform(source, -0.05, 0.05),
-            pan_y=uniform(source, -0.05, 0.05),
-            zoom=math.exp(uniform(source, -0.1, 0.1)),
-            rotate=uniform(source, -3, 3),
-            tilt=uniform(source, -3, 3),
-            sway=uniform(source, 0, 0.01),
-            seed=integer(source, 0, 2**31),
-        )
-        clip = camera_motion(crop, settings.width, settings.height, settings.frames, move)
-        return clip.permute(3, 0, 1, 2)
+        width, height = settings.width, settings.height
+        photo, other = (read_photo(self.photos[integer(source, 0, len(self.photos))]) for _ in range(2))
+        crop = random_crop(photo, width, height, source)
+        scene = draw_scene(integer(source, 0, SEEDS), width / height, crop.shape[1] / height)
+        return render_scene(crop, other, width, height, settings.frames, scene).permute(3, 0, 1, 2)
 
     @torch.no_grad()
     def sheet(self, network: Any, device: torch.device) -> list[Tensor]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from accelerate import PartialState
-
 from ..geometry import latent_frame_count
 from .autoencoder import load_autoencoder
 from .autoencoder_task import AutoencoderTask, build_autoencoder, draw_frames
@@ -15,7 +13,7 @@ from .estimate import Estimate, estimate_training, motion_tokens, window_tokens
 from .model import Shape, build_network, training_shape
 from .pictures import drawer
 from .stage_one import INPUT_CHANNELS, MotionTask, motion_channels
-from .trainer import Draw, Outcome, Trainer, check_resumed
+from .trainer import Draw, Outcome, Trainer, check_resumed, process_state
 from .windows import WindowSamples, WindowTask
 
 STAGE_TWO_CHANNELS = 96, 48
@@ -92,10 +90,12 @@ def begin_run(config: Config, section: str) -> None:
     path = Path(settings.output) / f"{section}.yaml"
     if path.exists():
         check_resumed(getattr(load_config(path), section), settings, path.parent)
-    if PartialState().is_main_process:
+    state = process_state()
+    state.wait_for_everyone()  # nobody may read what is being written
+    if state.is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_config(config, path)
-    PartialState().wait_for_everyone()
+    state.wait_for_everyone()
 
 
 def _drawer(path: str) -> Draw:

@@ -24,6 +24,8 @@ GPU_TERAFLOPS, CPU_TERAFLOPS = 400.0, 0.05
 BLOCK_BYTES = {4: (121, 8), 2: (101, 4)}
 """By bytes of a number in the forward: bytes a block keeps per token, per unit of dim and of ffn_dim."""
 
+TIME_FREQUENCIES = 256
+
 OUTER_BYTES = 33, 3600
 """Bytes kept outside the blocks per token, per unit of dim and in any case."""
 
@@ -144,9 +146,10 @@ def forward_flops(shape: Shape, tokens: int, text_tokens: int = EMPTY_TEXT_TOKEN
     dim = shape.dim
     linear = 2 * tokens * (6 * dim**2 + 2 * dim * shape.ffn_dim) + 2 * text_tokens * 2 * dim**2
     attention = 4 * tokens * (tokens + text_tokens) * dim
-    per_token_time = 2 * tokens * 7 * dim**2
+    per_token_time = 2 * tokens * (TIME_FREQUENCIES * dim + 7 * dim**2)
     ends = 2 * tokens * dim * 4 * (shape.in_channels + shape.out_channels)
-    return shape.layers * (linear + attention) + per_token_time + ends
+    text = 2 * text_tokens * (shape.text_dim * dim + dim**2)
+    return shape.layers * (linear + attention) + per_token_time + ends + text
 
 
 def forwards_per_step(settings: Diffusion) -> float:

@@ -34,6 +34,11 @@ Draw = Callable[[Sequence[Tensor]], Tensor]
 """Turns rows of latents into a picture ``[H, W, 3]`` of 0..1."""
 
 
+def process_state() -> PartialState:
+    """Return which process of how many this is; without an accelerator they meet on the CPU."""
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
 class Task(Protocol):
     """What is trained."""
 
@@ -119,9 +124,10 @@ class Trainer:
     ) -> None:
         self.task, self.settings, self.draw = task, settings, draw
         self.run_folder = Path(settings.output)
-        state = PartialState()
+        state = process_state()
         self.numbers = batch_numbers(settings, state.num_processes, state.process_index)
         self.accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),
             mixed_precision=settings.precision,
             gradient_accumulation_steps=len(self.numbers),
             log_with="tensorboard",
