@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("command", choices=[*TRAININGS, *MODULES])
     parser.add_argument("--config", required=True, help="YAML file, see the recipes folder")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.SETTING=VALUE", help="instead of the file's"
+    )
     parser.add_argument("--estimate", action="store_true", help="only say what a training needs")
     parser.add_argument("--processes", type=int, help="with --estimate: how many train together")
     parser.add_argument("--fsdp", action="store_true", help="with --estimate: they share weights out")
@@ -48,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    config = load_config(options.config)
+    config = load_config(options.config, options.set)
     if options.command in MODULES:
         importlib.import_module(f"{__package__}.{options.command}").run(config)
         return 0

@@ -6,6 +6,7 @@ command is run in. What a setting may be is said once, in its declaration, and c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from math import inf
@@ -314,8 +315,15 @@ class Config:
     evaluate: Evaluate = field(default_factory=Evaluate)
 
 
-def load_config(path: str | Path) -> Config:
+def load_config(path: str | Path, changes: Sequence[str] = ()) -> Config:
     """Read a configuration; settings that are not in the file keep their defaults.
+
+    Parameters
+    ----------
+    path
+        The YAML file.
+    changes
+        Settings that take the place of the file's, each ``section.setting=value``.
 
     Raises
     ------
@@ -326,7 +334,19 @@ def load_config(path: str | Path) -> Config:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML file ({error}); see the recipes folder.") from None
-    return from_values(Config, values or {}, str(path))
+    values = values or {}
+    for change in changes:
+        name, sign, value = change.partition("=")
+        *sections, setting = name.split(".")
+        if not sign or not sections:
+            raise ValueError(
+                f'"{change}" changes no setting; write section.setting=value, for example stage2.steps=100.'
+            )
+        place = values
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[setting] = yaml.safe_load(value)
+    return from_values(Config, values, str(path))
 
 
 def save_config(section: Any, path: str | Path) -> None:

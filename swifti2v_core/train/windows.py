@@ -170,26 +170,25 @@ class WindowSamples:
         truth = self.dataset.latents(clip)[None].to(device)
         references = self.dataset.reference(clip, variant)[None].to(device)
         text = self.dataset.text(clip, self.text_dim).to(device)
-        noise = torch.randn(truth.shape, generator=source).to(device)
-        seen = truth
+        window = take_window(truth, segment)
+        noise = torch.randn(window.shape, generator=source).to(device)
         if plan.rollout:
             rollout_noise = torch.randn(truth.shape, generator=source).to(device)
             seen = generate_segments(
                 network, truth, references, text[None], rollout_noise, segments[: segment.index],
                 start=segment.index - plan.rollout, steps=settings.rollout_steps, shift=settings.shift,
             )  # fmt: skip
-        window = take_window(seen, segment)
-        noisy_neighbors = slice(1, segment.clean)
-        own_noise = torch.randn(window.shape, generator=source).to(device)
-        window[:, :, noisy_neighbors] *= 1 - neighbor_sigma
-        window[:, :, noisy_neighbors] += neighbor_sigma * own_noise[:, :, noisy_neighbors]
+            window[:, :, : segment.clean] = take_window(seen, segment)[:, :, : segment.clean]
+        # The noise of clean frames is not used otherwise.
+        near = slice(1, segment.clean)
+        window[:, :, near] = (1 - neighbor_sigma) * window[:, :, near] + neighbor_sigma * noise[:, :, near]
         skipped = 0 if plan.anchor else 1
         return Sample(
             clip,
             segment if plan.anchor else without_anchor(segment),
             window[0, :, skipped:],
             take_window(references, segment)[0, :, skipped:],
-            take_window(noise, segment)[0, :, skipped:],
+            noise[0, :, skipped:],
             sigma.to(device),
             dropped,
             text,

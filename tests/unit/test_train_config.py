@@ -61,6 +61,16 @@ def test_what_does_not_fit_is_refused(tmp_path, text, message):
         config(tmp_path, text)
 
 
+def test_settings_of_the_command_line_take_the_place_of_the_file_s(tmp_path):
+    (tmp_path / "p.yaml").write_text("stage2: {steps: 5, batch_size: 2}")
+    changes = ["stage2.steps=7", "stage2.network.heads=1", "export.run=runs/x"]
+    read = load_config(tmp_path / "p.yaml", changes)
+    assert (read.stage2.steps, read.stage2.batch_size, read.stage2.network.heads) == (7, 2, 1)
+    assert read.export.run == "runs/x"
+    with pytest.raises(ValueError, match='"stage2.steps" changes no setting; write section'):
+        load_config(tmp_path / "p.yaml", ["stage2.steps"])
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_recipes_are_valid(path):
     load_config(path)
