@@ -17,7 +17,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,10 +26,11 @@ from typing import Any, NamedTuple
 import torch
 from command_line import comfyui_version
 from repository import TINY
-from tiny_host import Bench, comfyui, decode, encode, load, load_stage_two, run_node, with_anchor
+from tiny_host import Bench, comfyui, decode, encode, load, load_stage_two, run_node
 
 from swifti2v_core.plan import plan_segments
 from swifti2v_core.resize import resize
+from swifti2v_core.train.dataset import EMPTY_TEXT_TOKENS
 from swifti2v_core.train.evidence import (
     CEILING,
     PLAIN,
@@ -39,17 +41,23 @@ from swifti2v_core.train.evidence import (
     gap_figures,
     quality_table,
 )
+from swifti2v_core.train.model import WindowTransformer, network_from
+from swifti2v_core.train.native_keys import load_native
 from swifti2v_core.train.photos import read_photo
+from swifti2v_core.train.sampling import generate_segments
 from swifti2v_core.train.sheets import save_sheet, strip
 from swifti2v_core.train.synthesize import average_down, draw_scene, render_scene
+from swifti2v_core.train.windows import without_anchor
 
 CSG: dict[str, dict[str, Any]] = {f"CSG, {n} step{'s' * (n > 1)}": {"steps": n} for n in (1, 2, 4)}
 """Inputs of the segment sampler beside its defaults."""
 
+NO_ANCHOR = "no anchor"
+
 TRAINED: dict[str, dict[str, Any]] = {
     "read-only": {"context": "read-only"},
-    "no anchor": {},
-    "N = 0": {"neighbors": 0},
+    NO_ANCHOR: {},
+    "no neighbor": {"neighbors": 0},
     "no stage-transition": {},
     "no rollout": {},
 }
@@ -65,12 +73,8 @@ class Task(NamedTuple):
     z_truth: dict[str, Any]
 
 
-class Sampling(NamedTuple):
-    """A way of Stage II: a MODEL, the inputs of the sampler, and whether windows see the photo."""
-
-    model: Any
-    inputs: dict[str, Any]
-    anchored: bool = True
+Way = Callable[[Bench, Task, int], dict[str, Any]]
+"""A way of Stage II: makes a latent from a seed."""
 
 
 # --- Making -----------------------------------------------------------------------------------------
@@ -90,13 +94,22 @@ def prepare(
     return Task(motion, truth, z_ref, z_truth)
 
 
-def sample(bench: Bench, task: Task, way: Sampling, seed: int) -> dict[str, Any]:
-    """Return what the segment sampler makes; without an anchor, windows see zeros in its place."""
-    photo, z_ref = task.z_ref["samples"][:, :, :1], task.z_ref
-    if not way.anchored:
-        z_ref = with_anchor(z_ref, torch.zeros_like(photo))
-    inputs = {"model": way.model, "z_ref": z_ref, "seed": seed, **way.inputs}
-    return with_anchor(run_node(bench.pack, "SwiftI2V_SegmentSampler", **inputs)[0], photo)
+def sampled(bench: Bench, task: Task, seed: int, model: Any, **inputs: Any) -> dict[str, Any]:
+    """Return what the segment sampler makes with a MODEL."""
+    options = {"model": model, "z_ref": task.z_ref, "seed": seed, **inputs}
+    return run_node(bench.pack, "SwiftI2V_SegmentSampler", **options)[0]
+
+
+def without_photo(bench: Bench, task: Task, seed: int, network: WindowTransformer) -> dict[str, Any]:
+    """Sample with windows that have no anchor, which no node can: as `sampled`, without drift control."""
+    import comfy.sample
+
+    wan, z_ref = bench.stage_two.model, task.z_ref["samples"]
+    reference, noise = wan.process_latent_in(z_ref), comfy.sample.prepare_noise(z_ref, seed)
+    text = torch.zeros(1, EMPTY_TEXT_TOKENS, network.config.text_dim)
+    segments = [without_anchor(segment) for segment in plan_segments(z_ref.shape[2])]
+    made = generate_segments(network, reference, reference, text, noise, segments)
+    return {"samples": wan.process_latent_out(made)}
 
 
 def gap_of(bench: Bench, task: Task, made: dict[str, Any]) -> Row:
@@ -109,7 +122,7 @@ def gap_of(bench: Bench, task: Task, made: dict[str, Any]) -> Row:
 
 
 def run_clip(
-    bench: Bench, task: Task, ways: dict[str, Sampling], seeds: list[int]
+    bench: Bench, task: Task, ways: dict[str, Way], seeds: list[int]
 ) -> Iterator[tuple[str, int | None, Row, torch.Tensor]]:
     """Yield variant, seed, figures and frames of everything that is made of a task."""
     size = task.truth.shape[2], task.truth.shape[1]
@@ -121,7 +134,7 @@ def run_clip(
     for name, way in ways.items():
         for seed in seeds:
             begin = time.monotonic()
-            latent = sample(bench, task, way, seed)
+            latent = way(bench, task, seed)
             seconds = time.monotonic() - begin
             clip = decode(bench, latent)
             yield name, seed, {**figures(clip, task.truth, seconds), **gap_of(bench, task, latent)}, clip
@@ -147,12 +160,17 @@ def trained_file(text: str) -> tuple[str, Path]:
     return name, Path(file).resolve()
 
 
-def ways_of(bench: Bench, trained: list[tuple[str, Path]]) -> dict[str, Sampling]:
+def ways_of(bench: Bench, trained: list[tuple[str, Path]]) -> dict[str, Way]:
     """Return the ways of Stage II: CSG with each number of steps, then the weights that were named."""
-    ways = {name: Sampling(bench.stage_two, inputs) for name, inputs in CSG.items()}
+    ways: dict[str, Way] = {
+        name: partial(sampled, model=bench.stage_two, **inputs) for name, inputs in CSG.items()
+    }
     for name, file in trained:
-        model = load_stage_two(bench.pack, file)
-        ways[f"trained: {name}"] = Sampling(model, TRAINED[name], anchored=name != "no anchor")
+        if name == NO_ANCHOR:
+            way = partial(without_photo, network=network_from(load_native(file)))
+        else:
+            way = partial(sampled, model=load_stage_two(bench.pack, file), **TRAINED[name])
+        ways[f"trained: {name}"] = way
     return ways
 
 

@@ -40,6 +40,7 @@ from .sampling import generate_segments
 from .sheets import save_sheet, strip
 from .synthesize import average_down
 from .transition import encode_reference, to_frames, to_video
+from .windows import without_anchor
 
 logger = logging.getLogger("SwiftI2V")
 
@@ -106,6 +107,8 @@ class Evaluation:
         segments = plan_segments(
             task.reference.shape[2], self.stage_two.segment_frames, self.stage_two.neighbors
         )
+        if self.stage_two.anchor_dropout == 1:  # weights that have never seen an anchor
+            segments = [without_anchor(segment) for segment in segments]
         for name, latents, seconds in self._latents(task, segments):
             frames = to_frames(decode(latents))
             gap = gap_figures(latents, task.reference, task.true_latents, segments)

@@ -103,11 +103,11 @@ def gap_figures(latents: Tensor, reference: Tensor, truth: Tensor, segments: Seq
 
 
 def spread(values: Sequence[float], decimals: int) -> str:
-    """Return mean and standard deviation; a dash where there is nothing to tell."""
+    """Return mean and standard deviation, of a single value no deviation, a dash where there is none."""
     if not values or any(math.isnan(value) for value in values):
         return "-"
-    deviation = np.std(values, ddof=min(1, len(values) - 1))
-    return f"{np.mean(values):.{decimals}f} ± {deviation:.{decimals}f}"
+    mean = f"{np.mean(values):.{decimals}f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{decimals}f}"
 
 
 def _groups(rows: Sequence[Row]) -> dict[tuple[int, str], list[Row]]:

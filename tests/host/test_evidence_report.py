@@ -1,5 +1,6 @@
 """The evidence is the same with the host's nodes and with the networks that are trained."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -45,8 +46,7 @@ def test_references_are_the_same(bench, task):
 
 def test_rollouts_are_the_same(bench, task):
     """The segment sampler without drift control, and the training's own sampling from the same noise."""
-    way = report.Sampling(bench.stage_two, {"steps": 2, "drift_control": 0.0})
-    theirs = report.sample(bench, task, way, seed=7)
+    theirs = report.sampled(bench, task, 7, bench.stage_two, steps=2, drift_control=0.0)
     noise = comfy.sample.prepare_noise(task.z_ref["samples"], 7)
     reference = bench.stage_two.model.process_latent_in(task.z_ref["samples"])
     network = network_from(load_native(TINY / "tiny_stage2_detail.safetensors"))
@@ -61,15 +61,22 @@ def test_rollouts_are_the_same(bench, task):
     assert report.gap_of(bench, task, theirs)["gap closed"] == pytest.approx(gap["gap closed"], abs=5e-3)
 
 
-def test_no_anchor_reaches_windows_alone(bench, task):
-    usual, without = (
-        report.sample(bench, task, report.Sampling(bench.stage_two, {"steps": 1}, anchored), seed=1)
-        for anchored in (True, False)
-    )
-    photo = task.z_ref["samples"][:, :, :1]
-    assert torch.equal(usual["samples"][:, :, :1], photo)
-    assert torch.equal(without["samples"][:, :, :1], photo)
-    assert (usual["samples"] - without["samples"])[:, :, 1:].abs().mean() > 0.01
+def test_weights_trained_in_another_way_are_sampled_as_they_were_trained(bench, task, tmp_path):
+    file = tmp_path / "other.safetensors"
+    file.symlink_to(TINY / "tiny_stage2_detail.safetensors")
+    trained = [report.trained_file(f"{name}={file}") for name in report.TRAINED]
+    ways = report.ways_of(bench, trained)
+    assert list(ways) == [*report.CSG, *(f"trained: {name}" for name in report.TRAINED)]
+    made = {name: way(bench, task, 1)["samples"] for name, way in ways.items()}
+    usual = made.pop("CSG, 4 steps")
+    assert torch.equal(made["trained: no rollout"], usual)
+    assert torch.equal(made["trained: no stage-transition"], usual)
+    for name in ("read-only", "no anchor", "no neighbor"):
+        found = made[f"trained: {name}"]
+        assert torch.allclose(found[:, :, 0], usual[:, :, 0], atol=1e-5)
+        assert (found - usual)[:, :, -1].abs().mean() > 1e-3
+    with pytest.raises(argparse.ArgumentTypeError, match="is not NAME=FILE"):
+        report.trained_file(f"anchor={file}")
 
 
 def test_what_is_known_is_not_measured_again(bench, tmp_path, monkeypatch):

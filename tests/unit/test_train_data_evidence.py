@@ -47,7 +47,7 @@ def test_the_gap_is_a_share_of_the_squared_error():
 
 
 def test_mean_and_spread():
-    assert spread([1.0, 2.0, 6.0], 2) == "3.00 ± 2.65" and spread([4.0], 1) == "4.0 ± 0.0"
+    assert spread([1.0, 2.0, 6.0], 2) == "3.00 ± 2.65" and spread([4.0], 1) == "4.0"
     assert spread([1.0, math.nan], 2) == "-"
 
 
