@@ -15,7 +15,7 @@ SHEET_WIDTH = 1600
 COLUMNS = 5
 
 CELLS = 24, 40
-"""Rows and columns of latent cells that are shown, from the middle: a few seconds on the CPU while all processes wait."""
+"""Latent rows and columns that are shown, from the middle: the CPU decodes while all processes wait."""
 
 
 def drawer(autoencoder: VideoAutoencoder | None) -> Draw:
