@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from importlib.metadata import version
 from pathlib import Path
 
 from ..geometry import latent_frame_count
@@ -17,6 +19,9 @@ from .trainer import Draw, Outcome, Trainer, check_resumed, process_state
 from .windows import WindowSamples, WindowTask
 
 STAGE_TWO_CHANNELS = 96, 48
+
+PACKAGES = ("accelerate", "diffusers", "peft", "torch")
+"""Whose versions are written beside a run's configuration."""
 
 
 def autoencoder(config: Config) -> Outcome:
@@ -81,7 +86,7 @@ def estimate(config: Config, section: str, processes: int, *, shared: bool) -> E
 
 
 def begin_run(config: Config, section: str) -> None:
-    """Write the run's configuration, enough to repeat it, or check that it is the one of before."""
+    """Write what repeats the run, its configuration and versions, or check that it is the one of before."""
     settings: Training = getattr(config, section)
     if not settings.output:
         raise ValueError(
@@ -95,6 +100,8 @@ def begin_run(config: Config, section: str) -> None:
     if state.is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_config(config, path)
+        versions = {name: version(name) for name in PACKAGES}
+        (path.parent / "versions.json").write_text(json.dumps(versions, indent=1), encoding="utf-8")
     state.wait_for_everyone()
 
 

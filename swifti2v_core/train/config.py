@@ -7,27 +7,19 @@ command is run in. What a setting may be is said once, in its declaration, and c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
-from math import inf
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import yaml
 
 from ..sigmas import EXPERT_BOUNDARY, RECIPE_SHIFT
+from .fields import from_values, number, plain_values
 
 Precision = Literal["no", "bf16", "fp16"]
 Method = Literal["full", "lora"]
 Context = Literal["bidirectional", "read-only"]
 Expert = Literal["both", "high", "low"]
-
-Section = TypeVar("Section")
-
-
-def number(default: float, low: float, high: float = inf, *, open_low: bool = False) -> Any:
-    """Declare a number of a range; ``open_low`` leaves the lower end out."""
-    return field(default=default, metadata={"low": low, "high": high, "open_low": open_low})
 
 
 @dataclass(frozen=True)
@@ -336,113 +328,24 @@ def load_config(path: str | Path, changes: Sequence[str] = ()) -> Config:
         raise ValueError(f"{path} is no YAML file ({error}); see the recipes folder.") from None
     values = values or {}
     for change in changes:
-        name, sign, value = change.partition("=")
-        *sections, setting = name.split(".")
-        if not sign or not sections:
-            raise ValueError(
-                f'"{change}" changes no setting; write section.setting=value, for example stage2.steps=100.'
-            )
-        place = values
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[setting] = yaml.safe_load(value) if value else ""
+        _change(values, change)
     return from_values(Config, values, str(path))
+
+
+def _change(values: dict[str, Any], change: str) -> None:
+    """Put a setting, ``section.setting=value``, into what was read from a file."""
+    name, sign, value = change.partition("=")
+    *sections, setting = name.split(".")
+    if not sign or not sections:
+        raise ValueError(
+            f'"{change}" changes no setting; write section.setting=value, for example stage2.steps=100.'
+        )
+    for section in sections:
+        values = values.setdefault(section, {})
+    values[setting] = yaml.safe_load(value) if value else ""
 
 
 def save_config(section: Any, path: str | Path) -> None:
     """Write a section or a whole configuration with every setting spelled out."""
-    values = _plain(asdict(section))
+    values = plain_values(asdict(section))
     Path(path).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-
-
-def from_values(section: type[Section], values: Any, name: str) -> Section:
-    """Return a section made of plain values.
-
-    Parameters
-    ----------
-    section
-        One of the dataclasses above.
-    values
-        What YAML made of it.
-    name
-        How errors call it.
-
-    Raises
-    ------
-    ValueError
-        See `load_config`.
-    """
-    if not isinstance(values, dict):
-        raise ValueError(f"{name} is {values!r}, but must be a mapping of settings to values.")
-    assert is_dataclass(section)
-    known = {entry.name: entry for entry in fields(section)}
-    hints = get_type_hints(section)
-    made: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in known:
-            nearest = get_close_matches(str(key), known, n=1, cutoff=0) or [""]
-            raise ValueError(f'{name} has no setting "{key}"; the nearest one is "{nearest[0]}".')
-        made[key] = _fit(hints[key], value, f"{name}: {key}", known[key].metadata)
-    return section(**made)
-
-
-def _fit(kind: Any, value: Any, name: str, limits: Any) -> Any:
-    if is_dataclass(kind):
-        return from_values(kind, value, name)  # type: ignore[arg-type]
-    if get_origin(kind) is Literal:
-        choices = get_args(kind)
-        # YAML reads a bare no as false.
-        value = "no" if value is False and "no" in choices else value
-        if value not in choices:
-            nearest = get_close_matches(str(value), choices, n=1, cutoff=0) or choices
-            raise ValueError(
-                f"{name} is {value!r}, but must be one of {', '.join(choices)}; "
-                f"the nearest one is {nearest[0]}."
-            )
-        return value
-    if get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-            raise ValueError(f"{name} is {value!r}, but must be a list of paths, for example [photos].")
-        return tuple(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if kind is float and isinstance(value, str):
-        value = _as_float(value)  # YAML 1.1 reads 1e-4 as text
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"{name} is {value!r}, but must be {_NAMES[kind]}.")
-    if kind in (int, float):
-        _check_range(value, name, limits)
-    return value
-
-
-_NAMES = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number, for example 0.0001",
-    str: "text in quotes",
-}
-
-
-def _as_float(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _check_range(value: float, name: str, limits: Any) -> None:
-    low, high = limits["low"], limits["high"]
-    above = value > low if limits["open_low"] else value >= low
-    if above and value <= high:  # also false for NaN
-        return
-    rule = f"{'above' if limits['open_low'] else 'at least'} {low:g}"
-    rule += f" and at most {high:g}" if high < inf else ""
-    nearest = high if value > high else low
-    tail = "." if limits["open_low"] and nearest == low else f"; the nearest valid value is {nearest:g}."
-    raise ValueError(f"{name} is {value:g}, but must be {rule}{tail}")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value

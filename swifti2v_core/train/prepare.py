@@ -14,9 +14,10 @@ from ..geometry import check_size, latent_frame_count
 from ..stage_one import photo_then_gray
 from .autoencoder import VideoAutoencoder, encode_clip, load_autoencoder
 from .clips import Truth, find_sources, make_clips
-from .config import Config, Prepare, from_values, save_config
+from .config import Config, Prepare, save_config
 from .dataset import EMPTY_TEXT_TOKENS, DatasetWriter
 from .draws import generator, uniform
+from .fields import from_values
 from .model import WindowTransformer, network_from
 from .native_keys import load_native
 from .synthesize import average_down

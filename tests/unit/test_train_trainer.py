@@ -18,7 +18,8 @@ from swifti2v_core.train.config import save_config
 from swifti2v_core.train.dataset import Dataset
 from swifti2v_core.train.model import Shape, empty_network
 from swifti2v_core.train.native_keys import to_native
-from swifti2v_core.train.trainer import batch_numbers
+from swifti2v_core.train.trainer import Trainer, batch_numbers
+from swifti2v_core.train.windows import WindowSamples, WindowTask
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -146,6 +147,18 @@ def test_what_is_not_finite_stops_the_run_and_the_last_state_stays(tmp_path):
     assert newest_checkpoint(Path(settings.output)).name == "checkpoint-00000002"
     for one, two in zip(before, newest(settings.output), strict=True):
         assert largest_difference(one, two) == 0
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_take_it(dataset, tmp_path, value):
+    settings = stage_two(tmp_path / "run", steps=1)
+    network = empty_network(Shape.new(NETWORK, 96, 48))
+    before = {key: v.clone() for key, v in network.state_dict().items()}
+    network.proj_out.bias.register_hook(lambda gradient: gradient * value)
+    task = WindowTask(WindowSamples(Dataset(dataset), settings, NETWORK.text_dim))
+    with pytest.raises(FloatingPointError, match=r"gradient norm of step 1 is (nan|inf), "):
+        Trainer(task, network, settings).run()
+    assert largest_difference(network.state_dict(), before) == 0
 
 
 def test_time_ends_a_call_and_the_next_one_goes_on(dataset, tmp_path):
