@@ -15,6 +15,7 @@ from accelerate.utils import DistributedType
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 PATTERN = "checkpoint-" + "[0-9]" * 8
 AVERAGES = "averages.safetensors"
@@ -90,7 +91,7 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(folder))
         names = [name for name, _ in trainable(self.network)]
-        whole = {name: _whole(v) for name, v in zip(names, self.averages.shadow_params, strict=True)}
+        whole = {name: whole_tensor(v) for name, v in zip(names, self.averages.shadow_params, strict=True)}
         if self.accelerator.is_main_process:
             save_file(whole, folder / AVERAGES)
             state = {"step": step, "averaged_steps": self.averages.optimization_step}
@@ -104,7 +105,7 @@ class Checkpoints:
         whole = load_file(folder / AVERAGES)
         names = [name for name, _ in trainable(self.network)]
         for name, shadow in zip(names, self.averages.shadow_params, strict=True):
-            _fill(shadow, whole[name])
+            fill_shared(shadow, whole[name])
         self.averages.optimization_step = state["averaged_steps"]
         return int(state["step"])
 
@@ -118,16 +119,14 @@ class Checkpoints:
             shutil.rmtree(folder)
 
 
-def _whole(value: Tensor) -> Tensor:
+def whole_tensor(value: Tensor) -> Tensor:
     """Return a parameter as a whole on the CPU; every process must ask."""
-    gather = getattr(value, "full_tensor", None)
-    return (value if gather is None else gather()).detach().cpu().contiguous()
+    whole: Tensor = value.full_tensor() if isinstance(value, DTensor) else value
+    return whole.detach().cpu().contiguous()
 
 
-def _fill(shadow: Tensor, whole: Tensor) -> None:
-    if hasattr(shadow, "full_tensor"):
-        from torch.distributed.tensor import DTensor, distribute_tensor
-
-        assert isinstance(shadow, DTensor)
+def fill_shared(shadow: Tensor, whole: Tensor) -> None:
+    """Put a whole value into a parameter of which every process may hold a part."""
+    if isinstance(shadow, DTensor):
         whole = distribute_tensor(whole.to(shadow.device), shadow.device_mesh, shadow.placements)
     shadow.copy_(whole)

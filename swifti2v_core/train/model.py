@@ -26,6 +26,9 @@ LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2
 Positions = Sequence[Sequence[int]]
 """Time position of every latent frame, per sample."""
 
+Timesteps = Sequence[float] | Sequence[Sequence[float]]
+"""Per sample, or per sample and latent frame."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -137,7 +140,12 @@ class WindowTransformer(WanTransformer3DModel):
     """A Wan transformer that is given windows."""
 
     def forward(
-        self, latents: Tensor, timesteps: Tensor, text: Tensor, positions: Positions, clean: Sequence[int]
+        self,
+        latents: Tensor,
+        timesteps: Timesteps,
+        text: Tensor,
+        positions: Positions,
+        clean: Sequence[int],
     ) -> Tensor:
         """Predict the velocity.
 
@@ -146,7 +154,8 @@ class WindowTransformer(WanTransformer3DModel):
         latents
             ``[B, C_in, W, h, w]``, conditions concatenated.
         timesteps
-            0..1000: ``[B, W]``, one per latent frame (TI2V), or ``[B]`` (A14B).
+            0..1000, per sample: one for each of the W latent frames (TI2V), or one (A14B). Plain numbers,
+            because FSDP rounds tensors to the precision of the forward.
         text
             ``[B, L, text_dim]``.
         positions
@@ -163,9 +172,10 @@ class WindowTransformer(WanTransformer3DModel):
         self.rope.positions = positions
         if isinstance(self.blocks[0].attn1.processor, ReadOnlyProcessor):
             self.blocks[0].attn1.processor.clean_tokens = [frames * frame_tokens for frames in clean]
-        if timesteps.ndim == 2:
-            timesteps = timesteps.repeat_interleave(frame_tokens, dim=1)
-        velocity: Tensor = super().forward(latents, timesteps, text, return_dict=False)[0]
+        times = torch.as_tensor(timesteps, device=latents.device)
+        if times.ndim == 2:
+            times = times.repeat_interleave(frame_tokens, dim=1)
+        velocity: Tensor = super().forward(latents, times, text, return_dict=False)[0]
         return velocity
 
     def read_context_only(self) -> None:

@@ -14,7 +14,7 @@ from ..plan import Segment, true_positions
 from ..segments import run_segments, take_window
 from ..sigmas import FULL_TIMESTEP, even_timesteps, flow_sigmas
 from ..stage_one import photo_first
-from .model import Positions
+from .model import Positions, Timesteps
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """Takes noisy latents ``[B, C, W, h, w]`` and their sigma, returns the velocity, same shape."""
@@ -27,11 +27,10 @@ def euler(velocity: Velocity, latents: Tensor, sigmas: Tensor) -> Tensor:
     return latents
 
 
-def frame_timesteps(sigmas: Tensor, clean: Sequence[int], frames: int) -> Tensor:
-    """Return timesteps ``[B, frames]``: 0 for the leading ``clean`` frames, then those of the sigma."""
-    number = torch.arange(frames, device=sigmas.device)
-    noisy = number >= torch.tensor(clean, device=sigmas.device)[:, None]
-    return noisy * (sigmas[:, None] * FULL_TIMESTEP)
+def frame_timesteps(sigmas: Tensor, clean: Sequence[int], frames: int) -> list[list[float]]:
+    """Return timesteps per sample and frame: 0 for the leading ``clean`` frames, then the sigma's."""
+    pairs = zip(sigmas.tolist(), clean, strict=True)
+    return [[0.0] * count + [sigma * FULL_TIMESTEP] * (frames - count) for sigma, count in pairs]
 
 
 def window_velocity(
@@ -169,12 +168,12 @@ def motion_velocity(network: Any, noisy: Tensor, photo: Tensor, sigmas: Tensor, 
         ``[B, L, text_dim]``.
     """
     batch, channels, frames = noisy.shape[:3]
-    positions = [range(frames)] * batch
+    inputs, clean = noisy, [1] * batch
+    timesteps: Timesteps = frame_timesteps(sigmas, clean, frames)
     if channels == 16:
-        inputs, timesteps, clean = motion_input(noisy, photo), sigmas * FULL_TIMESTEP, 0
-    else:
-        inputs, timesteps, clean = noisy, frame_timesteps(sigmas, [1] * batch, frames), 1
-    velocity: Tensor = network(inputs, timesteps, text, positions, [clean] * batch)
+        inputs, clean = motion_input(noisy, photo), [0] * batch
+        timesteps = [sigma * FULL_TIMESTEP for sigma in sigmas.tolist()]
+    velocity: Tensor = network(inputs, timesteps, text, [range(frames)] * batch, clean)
     return velocity
 
 

@@ -79,8 +79,8 @@ class Exact:
 
     def __call__(self, noisy, timesteps, text, positions, clean):
         assert torch.equal(noisy[:, :, 0], self.truth[:, :, 0]) and clean == [1]
-        assert timesteps[0, 0] == 0 and positions == [range(3)]
-        sigma = timesteps[0, 1] / 1000
+        assert timesteps[0][0] == 0 and positions == [range(3)]
+        sigma = timesteps[0][1] / 1000
         self.sigmas.append(float(sigma))
         return (noisy - self.truth) / sigma
 

@@ -55,7 +55,7 @@ def test_a_window_is_cut_as_in_inference(dataset):
     (latents, timesteps, text, positions, clean) = network.calls[0]
     sigma = float(sample.sigma)
     assert (positions, clean) == ([(0, 3, 4, 5, 6)], [2])
-    assert timesteps.tolist() == [[0, 0, *[pytest.approx(1000 * sigma)] * 3]]
+    assert timesteps == [[0, 0, *[pytest.approx(1000 * sigma)] * 3]]
     assert torch.equal(text[0], dataset.text(0, 16))
     assert torch.equal(latents[0, :48, :2], sample.window[:, :2])
     assert torch.equal(latents[0, 48:, :2], sample.window[:, :2])  # a clean frame's own latent
@@ -185,7 +185,7 @@ def test_euler_walks_a_straight_path_exactly():
 
 def test_timesteps_of_clean_frames_are_zero():
     made = frame_timesteps(torch.tensor([0.5, 0.25]), [2, 0], 3)
-    assert made.tolist() == [[0, 0, 500], [250, 250, 250]]
+    assert made == [[0, 0, 500], [250, 250, 250]]
 
 
 def test_generating_all_segments_replaces_everything_but_the_photo(dataset):
