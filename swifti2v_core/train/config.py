@@ -345,7 +345,7 @@ def load_config(path: str | Path, changes: Sequence[str] = ()) -> Config:
         place = values
         for section in sections:
             place = place.setdefault(section, {})
-        place[setting] = yaml.safe_load(value)
+        place[setting] = yaml.safe_load(value) if value else ""
     return from_values(Config, values, str(path))
 
 

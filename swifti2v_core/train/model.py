@@ -264,7 +264,7 @@ def add_lora(network: WindowTransformer, settings: Diffusion) -> None:
     """Freeze a network but for its patch embedding and give its blocks a LoRA."""
     network.requires_grad_(False)
     if settings.precision == "bf16":
-        network.to(torch.bfloat16)  # frozen weights need no more
+        _halve(network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network.add_adapter(
@@ -276,3 +276,10 @@ def add_lora(network: WindowTransformer, settings: Diffusion) -> None:
     for parameter in network.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def _halve(network: WindowTransformer) -> None:
+    """Keep frozen weights in bfloat16, but for those that diffusers keeps in float32."""
+    for name, value in network.named_parameters():
+        if not set(name.split(".")) & set(network._keep_in_fp32_modules):
+            value.data = value.data.to(torch.bfloat16)

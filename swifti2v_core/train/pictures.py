@@ -14,6 +14,9 @@ from .trainer import Draw
 SHEET_WIDTH = 1600
 COLUMNS = 5
 
+CELLS = 24, 40
+"""Latent rows and columns that are shown, from the middle: the CPU decodes while all processes wait."""
+
 
 def drawer(autoencoder: VideoAutoencoder | None) -> Draw:
     """Return what draws contact sheets: one row of frames per clip, the last of each latent frame.
@@ -37,7 +40,8 @@ def drawer(autoencoder: VideoAutoencoder | None) -> Draw:
 @torch.no_grad()
 def _frames(latents: Tensor, autoencoder: VideoAutoencoder | None) -> Tensor:
     """Return some frames of a clip, ``[n, 3, H, W]``, of latents ``[C, T, h, w]``."""
-    latents = latents[:, :COLUMNS].float().cpu()
+    top, left = (max(0, s - most) // 2 for s, most in zip(latents.shape[2:], CELLS, strict=True))
+    latents = latents[:, :COLUMNS, top : top + CELLS[0], left : left + CELLS[1]].float().cpu()
     if autoencoder is None:
         return (latents[:3].movedim(1, 0) / 6 + 0.5).clamp(0, 1)
     return autoencoder.decode(latents[None])[0, :, ::FRAMES_PER_LATENT].movedim(1, 0)

@@ -67,7 +67,7 @@ def test_settings_of_the_command_line_take_the_place_of_the_file_s(tmp_path):
     read = load_config(tmp_path / "p.yaml", changes)
     assert (read.stage2.steps, read.stage2.batch_size, read.stage2.network.heads) == (7, 2, 1)
     assert read.export.run == "runs/x"
-    with pytest.raises(ValueError, match='"stage2.steps" changes no setting; write section'):
+    with pytest.raises(ValueError, match=r'"stage2\.steps" changes no setting; write section'):
         load_config(tmp_path / "p.yaml", ["stage2.steps"])
 
 

@@ -10,12 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_training import make_dataset, project, stage_one, stage_two
+from tiny_training import NETWORK, make_dataset, project, stage_one, stage_two
 
 from swifti2v_core.train import commands
 from swifti2v_core.train.checkpoints import AVERAGES, newest_checkpoint
 from swifti2v_core.train.config import save_config
 from swifti2v_core.train.dataset import Dataset
+from swifti2v_core.train.model import Shape, empty_network
+from swifti2v_core.train.native_keys import to_native
 from swifti2v_core.train.trainer import batch_numbers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +61,25 @@ def test_six_steps_are_three_and_three_to_the_bit(dataset, tmp_path):
     assert [rates[step] for step in range(1, 7)] == pytest.approx(
         [2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 1e-3], rel=1e-5
     )
+
+
+def test_a_lora_goes_on_to_the_bit_and_keeps_no_frozen_weights(dataset, tmp_path):
+    network = empty_network(Shape.new(NETWORK, 48, 48))
+    torch.nn.init.normal_(network.proj_out.weight)
+    base = tmp_path / "base.safetensors"
+    save_file({key: v.contiguous() for key, v in to_native(network.state_dict()).items()}, base)
+    whole = stage_two(tmp_path / "whole", steps=4, base=str(base), method="lora", lora_rank=2)
+    losses = commands.stage2(project(dataset, stage2=whole)).losses
+    halves = replace(whole, output=str(tmp_path / "halves"))
+    begun = commands.stage2(project(dataset, stage2=replace(halves, steps=2)))
+    ended = commands.stage2(project(dataset, stage2=halves))
+    assert begun.losses + ended.losses == losses
+    for one, two in zip(newest(whole.output), newest(halves.output), strict=True):
+        assert largest_difference(one, two) == 0
+        assert {name for name in one if "lora" not in name} == {
+            "patch_embedding.weight",
+            "patch_embedding.bias",
+        }
 
 
 def test_two_processes_give_what_one_gives(dataset, tmp_path):
