@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,6 +29,10 @@ SETTINGS = "prepare.yaml"
 
 FREE = ("sources", "clips_per_source", "shard_megabytes", "device")
 """Settings that may change between two calls: they do not change a clip."""
+
+
+MOST_LOST_SECONDS = 300
+"""A shard is written after this long even if it is not full: what a killed process can lose."""
 
 
 class Encoder:
@@ -159,6 +164,7 @@ def run(config: Config) -> None:
         tqdm(total=len(sources) * settings.clips_per_source, unit="clip", desc="prepare") as bar,
     ):
         bar.update(len(writer))
+        begin = time.monotonic()
         for clip in make_clips(settings, sources, done=writer):
             tensors, sigmas = encoder.tensors(clip)
             writer.append(
@@ -166,3 +172,6 @@ def run(config: Config) -> None:
                 source=clip.source.as_posix(), sigmas=sigmas,
             )  # fmt: skip
             bar.update()
+            if time.monotonic() - begin > MOST_LOST_SECONDS:
+                writer.close()
+                begin = time.monotonic()

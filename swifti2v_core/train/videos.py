@@ -124,9 +124,8 @@ def _at_rate(path: Path, fps: float) -> Iterator[av.VideoFrame]:
             yield shown
             due += step
         shown = frame
-    while shown is not None and due < max(
-        end + (end - begin), step
-    ):  # the last one stays as long as another
+    end = max(end + (end - begin), step)  # the last frame stays as long as the one before it
+    while shown is not None and due < end:
         yield shown
         due += step
 

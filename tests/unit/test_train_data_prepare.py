@@ -137,6 +137,15 @@ def test_a_killed_run_is_gone_on_with_and_nothing_is_made_twice(whole, tmp_path,
         assert all((one[key].float() - other[key].float()).abs().max() < 5e-3 for key in one)
 
 
+def test_a_shard_is_written_after_some_minutes_even_if_not_full(tmp_path, monkeypatch):
+    settings = replace(SETTINGS, stage_one="", shard_megabytes=1024.0)
+    prepare.run(Config(data=Data(str(tmp_path / "full")), prepare=settings))
+    assert {clip.shard for clip in Dataset(tmp_path / "full").clips} == {"shard-00000.safetensors"}
+    monkeypatch.setattr(prepare, "MOST_LOST_SECONDS", 0)
+    prepare.run(Config(data=Data(str(tmp_path / "timed")), prepare=settings))
+    assert len({clip.shard for clip in Dataset(tmp_path / "timed").clips}) == 3
+
+
 def test_clips_of_two_kinds_are_not_mixed(whole):
     for change, words in (
         ({"seed": 1}, "seed is 1, but the clips in .* were made with 0; set it back"),
