@@ -13,18 +13,14 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import av
+import repository  # noqa: F401
 import torch
 from plot import GRAY, ORANGE, Panel, Series, save_panels
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
-
-from swifti2v_core.geometry import FRAMES_PER_LATENT  # noqa: E402
-from swifti2v_core.metrics import (  # noqa: E402
+from swifti2v_core.geometry import FRAMES_PER_LATENT
+from swifti2v_core.metrics import (
     LATTICE,
     ClipStatistics,
     laplacian_ratio,
@@ -38,18 +34,10 @@ from swifti2v_core.metrics import (  # noqa: E402
     segment_starts,
     slope,
 )
+from swifti2v_core.train.videos import read_frames
 
 ACCEPTED_LAPLACIAN = (0.9, 1.2)
 """Laplacian ratios to stay within; the clips the authors published end at 1.37 in the median."""
-
-
-def read_frames(path: Path) -> Iterator[torch.Tensor]:
-    """Yield the frames ``[H, W, 3]`` of a video in 0..1."""
-    with av.open(str(path)) as container:
-        if not container.streams.video:
-            raise ValueError(f"{path} holds no video, but a clip must have a video stream.")
-        for frame in container.decode(video=0):
-            yield torch.from_numpy(frame.to_ndarray(format="rgb24")).float() / 255
 
 
 def show_progress(done: int) -> None:

@@ -16,38 +16,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageOps
+from command_line import boot
+from repository import TINY
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
-
-from swifti2v_core.camera import CameraMove, camera_motion  # noqa: E402
-from swifti2v_core.metrics import fidelity, sharpness  # noqa: E402
-from swifti2v_core.resize import resize  # noqa: E402
+from swifti2v_core.camera import CameraMove, camera_motion
+from swifti2v_core.metrics import fidelity, sharpness
+from swifti2v_core.resize import resize
+from swifti2v_core.train.photos import read_photo
+from swifti2v_core.train.sheets import save_sheet, strip
+from swifti2v_core.train.videos import read_frames
 
 SHEET_COLUMNS = 6
 THUMBNAIL_WIDTH = 320
 
 
-def read_video(path: Path) -> tuple[torch.Tensor, dict[str, str]]:
-    """Return the frames ``[F, H, W, 3]`` in 0..1 and the file's tags."""
+def read_tags(path: Path) -> dict[str, str]:
+    """Return the tags of a video file."""
     with av.open(str(path)) as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-        tags = dict(container.metadata)
-    return torch.from_numpy(np.stack(frames)).float() / 255, tags
-
-
-def read_photo(path: Path) -> torch.Tensor:
-    """Return a photo ``[1, H, W, 3]`` in 0..1, upright."""
-    with Image.open(path) as picture:
-        pixels = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"), dtype=np.float32) / 255
-    return torch.from_numpy(pixels)[None]
+        return dict(container.metadata)
 
 
 def node_inputs(tags: dict[str, str], node: str) -> dict[str, object]:
@@ -62,15 +53,11 @@ def move_of(inputs: dict[str, object]) -> CameraMove:
 
 def round_trips(comfyui: Path, clips: list[torch.Tensor]) -> list[torch.Tensor]:
     """Encode and decode clips with the demo's autoencoder in the host."""
-    sys.path.insert(0, str(comfyui))
-    sys.argv = ["main.py", "--cpu"]
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
+    boot(comfyui, cpu=True)
     import comfy.sd
     import comfy.utils
 
-    weights = comfy.utils.load_torch_file(str(ROOT / "tests/assets/tiny/tiny_vae48.safetensors"))
+    weights = comfy.utils.load_torch_file(str(TINY / "tiny_vae48.safetensors"))
     vae = comfy.sd.VAE(sd=weights)
     with torch.inference_mode():
         return [vae.decode(vae.encode(clip))[0].clamp(0, 1) for clip in clips]
@@ -102,24 +89,6 @@ def print_table(rows: dict[str, tuple[float, float, float]]) -> None:
         print(f"{name:<36}{likeness}{sharp:>11.2f}")
 
 
-def contact_sheet(rows: dict[str, torch.Tensor], path: Path) -> None:
-    """Save evenly spaced frames of each clip, one clip per row, as a PNG."""
-    count = len(next(iter(rows.values())))
-    picked = [round(i * (count - 1) / (SHEET_COLUMNS - 1)) for i in range(SHEET_COLUMNS)]
-    height, width = next(iter(rows.values())).shape[1:3]
-    cell = (THUMBNAIL_WIDTH, round(THUMBNAIL_WIDTH * height / width))
-    sheet = Image.new("RGB", (SHEET_COLUMNS * (cell[0] + 4) + 4, len(rows) * (cell[1] + 22) + 4), "white")
-    pen = ImageDraw.Draw(sheet)
-    for row, (name, frames) in enumerate(rows.items()):
-        top = 4 + row * (cell[1] + 22)
-        pen.text((6, top), f"{name}: frames {', '.join(map(str, picked))}", fill="black")
-        for column, frame in enumerate(picked):
-            pixels = (frames[frame] * 255).round().to(torch.uint8).numpy()
-            picture = Image.fromarray(pixels).resize(cell, Image.LANCZOS)
-            sheet.paste(picture, (4 + column * (cell[0] + 4), top + 16))
-    sheet.save(path)
-
-
 def main() -> None:
     """Read the command line, print the figures, save the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -128,7 +97,7 @@ def main() -> None:
     parser.add_argument("--motion", choices=["camera", "model"], required=True)
     options = parser.parse_args()
 
-    video, tags = read_video(options.video)
+    video, tags = torch.stack([*read_frames(options.video)]), read_tags(options.video)
     count, height, width = video.shape[:3]
     rows = {"video": video}
     if options.motion == "camera":
@@ -151,7 +120,8 @@ def main() -> None:
         )
     else:
         print(f"sharpness {detail(video):.2f}; no truth is known for a motion that a model invents")
-    contact_sheet(rows, options.sheet)
+    strips = [strip(name, clip, SHEET_COLUMNS, THUMBNAIL_WIDTH) for name, clip in rows.items()]
+    save_sheet(strips, options.sheet)
 
 
 if __name__ == "__main__":

@@ -6,34 +6,30 @@ checkpoint; every variant starts from the same reference and the same noise, wit
 where its row says nothing else. The motion that the tiny Stage I invents has no truth, so its table has
 no PSNR. Means over the photos; the figures are explained in ``swifti2v_core/metrics.py``::
 
-    OMP_NUM_THREADS=1 python -I benchmarks/variants_report.py --comfyui FOLDER
+    OMP_NUM_THREADS=1 python benchmarks/variants_report.py --comfyui FOLDER
     ... --frames 33 81:2 161:1 --photos life seeding --sheets FOLDER --append
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
 import datetime
-import inspect
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from command_line import RESULTS, comfyui_version
+from PIL import Image
+from repository import TINY
+from tiny_host import Bench, comfyui, decode, encode, load, run_node, with_anchor
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
-
-from swifti2v_core.camera import CameraMove, camera_motion  # noqa: E402
-from swifti2v_core.metrics import (  # noqa: E402
+from swifti2v_core.camera import CameraMove, camera_motion
+from swifti2v_core.metrics import (
     ClipStatistics,
     laplacian_ratio,
     laplacian_slope,
@@ -44,10 +40,10 @@ from swifti2v_core.metrics import (  # noqa: E402
     motion_amount,
     seam_energy,
 )
-from swifti2v_core.resize import resize  # noqa: E402
+from swifti2v_core.resize import resize
+from swifti2v_core.train.photos import read_photo
+from swifti2v_core.train.sheets import save_sheet, strip
 
-TINY = ROOT / "tests" / "assets" / "tiny"
-RESULTS = ROOT / "benchmarks" / "RESULTS.md"
 MOVE = CameraMove(pan_x=0.08, zoom=1.15, rotate=2.0, sway=0.01, seed=1)
 """A move of every kind at once, in the frame for the whole clip."""
 
@@ -78,17 +74,6 @@ STAGE_ONE_COLUMNS = {
     "seconds": 1,
 }
 
-SHEET_FRAMES, CELL_WIDTH, LINE = 5, 240, 14
-
-
-class Bench(NamedTuple):
-    """ComfyUI's nodes by id, and the tiny models."""
-
-    pack: dict[str, Any]
-    stage_one: Any
-    stage_two: Any
-    vae: Any
-
 
 class Task(NamedTuple):
     """One photo's task: what is given, what is wanted.
@@ -106,79 +91,9 @@ class Task(NamedTuple):
     keyframes: dict[str, Any]
 
 
-# --- The host -------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def comfyui(folder: Path) -> Iterator[dict[str, Any]]:
-    """Boot a ComfyUI on the CPU with this pack and the tiny models; yield all nodes by id."""
-    sys.path.insert(0, str(folder))
-    arguments, sys.argv = sys.argv, ["main.py", "--cpu", "--disable-all-custom-nodes"]
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
-    import comfy.cli_args  # reads sys.argv, once
-
-    sys.argv = arguments
-    import folder_paths
-
-    import nodes
-
-    with tempfile.TemporaryDirectory() as base:
-        pack = Path(base, "swifti2v")
-        pack.symlink_to(ROOT, target_is_directory=True)
-        for kind in ("diffusion_models", "vae"):
-            folder_paths.add_model_folder_path(kind, str(TINY), is_default=True)
-        if not asyncio.run(nodes.load_custom_node(str(pack))):
-            raise RuntimeError(f"ComfyUI in {folder} could not load the pack; its message is above.")
-        yield nodes.NODE_CLASS_MAPPINGS
-
-
-def run_node(pack: dict[str, Any], node_id: str, **inputs: Any) -> tuple[Any, ...]:
-    """Run a node of the pack with its widgets' defaults; return its outputs."""
-    node = pack[node_id]
-    accepted = inspect.signature(node.execute).parameters
-    defaults = {
-        widget.id: widget.default
-        for widget in node.GET_SCHEMA().inputs
-        if getattr(widget, "default", None) is not None and widget.id in accepted
-    }
-    with torch.inference_mode():
-        outputs: tuple[Any, ...] = (
-            node.PREPARE_CLASS_CLONE({"hidden_inputs": {}}).execute(**{**defaults, **inputs}).args
-        )
-    return outputs
-
-
-def load(pack: dict[str, Any]) -> Bench:
-    """Load the tiny models, as a user does."""
-    dtype = {"weight_dtype": "default"}
-    names = {"high_noise_model": "tiny_stage1_motion.safetensors", "low_noise_model": "none"}
-    loras = {"high_noise_lora": "none", "low_noise_lora": "none"}
-    (one, *_) = run_node(pack, "SwiftI2V_LoadStageI", **names, **loras, **dtype)
-    name = "tiny_stage2_detail.safetensors"
-    (two, *_) = run_node(pack, "SwiftI2V_LoadStageII", model_name=name, lora="none", **dtype)
-    return Bench(pack, one, two, pack["VAELoader"]().load_vae("tiny_vae48.safetensors")[0])
-
-
-def read_photo(name: str) -> torch.Tensor:
-    """Return a photo ``[1, H, W, 3]`` in 0..1."""
-    with Image.open(TINY / "photos" / f"{name}.jpg") as picture:
-        return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)[None]
-
-
-def encode(bench: Bench, photo: torch.Tensor, motion: torch.Tensor, width: int, **options: Any) -> Any:
-    """Return what Anchor Encode makes of a photo and a clip, twice as wide as high."""
-    size = {"width": width, "height": width // 2, "frames": len(motion)}
-    return run_node(
-        bench.pack, "SwiftI2V_AnchorEncode", vae=bench.vae, image=photo, motion=motion, **size, **options
-    )
-
-
-def decode(bench: Bench, latent: dict[str, Any]) -> torch.Tensor:
-    """Return the frames of a latent, in 0..1."""
-    frames: torch.Tensor = run_node(bench.pack, "SwiftI2V_TiledVAEDecode", samples=latent, vae=bench.vae)[0]
-    return frames.clamp(0, 1)
+def tiny_photo(name: str) -> torch.Tensor:
+    """Return one of the photos in this repository, ``[1, H, W, 3]`` in 0..1."""
+    return read_photo(TINY / "photos" / f"{name}.jpg")
 
 
 def prepare(bench: Bench, photo: torch.Tensor, width: int, frames: int, softened: bool = False) -> Task:
@@ -219,11 +134,6 @@ def sampled(bench: Bench, task: Task, **options: Any) -> dict[str, Any]:
 def keyframed(bench: Bench, task: Task) -> dict[str, Any]:
     """Return what the segment sampler makes with the last frame of the truth as a keyframe."""
     return sampled(bench, task, z_ref=task.keyframed, keyframes=task.keyframes)
-
-
-def with_anchor(latent: dict[str, Any], anchor: torch.Tensor) -> dict[str, Any]:
-    """Return a latent with another latent frame 0."""
-    return {"samples": torch.cat((anchor, latent["samples"][:, :, 1:]), dim=2)}
 
 
 def other_anchor(bench: Bench, task: Task, anchor: Callable[[Bench, Task], torch.Tensor]) -> dict[str, Any]:
@@ -373,30 +283,6 @@ def table(rows: Rows, columns: dict[str, int]) -> str:
     return "\n".join(lines)
 
 
-# --- Contact sheets -------------------------------------------------------------------------------
-
-
-def strip(label: str, clip: torch.Tensor) -> Image.Image:
-    """Return evenly spaced frames of a clip, the first and the last among them, under a label."""
-    picked = [round(i * (len(clip) - 1) / (SHEET_FRAMES - 1)) for i in range(SHEET_FRAMES)]
-    height = round(CELL_WIDTH * clip.shape[1] / clip.shape[2])
-    made = Image.new("RGB", (SHEET_FRAMES * CELL_WIDTH, height + LINE), "white")
-    ImageDraw.Draw(made).text((4, 0), f"{label}: frames {', '.join(map(str, picked))}", fill="black")
-    for column, frame in enumerate(picked):
-        pixels = (clip[frame] * 255).round().to(torch.uint8).numpy()
-        cell = Image.fromarray(pixels).resize((CELL_WIDTH, height), Image.LANCZOS)
-        made.paste(cell, (column * CELL_WIDTH, LINE))
-    return made
-
-
-def save_sheet(strips: list[Image.Image], path: Path) -> None:
-    """Save strips of one size, one below the other."""
-    sheet = Image.new("RGB", (strips[0].width, sum(one.height for one in strips)), "white")
-    for index, one in enumerate(strips):
-        sheet.paste(one, (0, index * one.height))
-    sheet.save(path, quality=80)
-
-
 def best_and_worst(rows: Rows, frames: int) -> list[str]:
     """Return the variants of Stage II with the highest and the lowest mean PSNR; none if none was run."""
     decibel = {name: np.mean(rows[frames, name], axis=0)[0] for name in SAMPLED if (frames, name) in rows}
@@ -432,7 +318,7 @@ def run_length(
     rows: Rows = {}
     shown: dict[str, Image.Image] = {}  # of the first photo
     for name in photos:
-        task = prepare(bench, read_photo(name), width, frames, softened)
+        task = prepare(bench, tiny_photo(name), width, frames, softened)
         strips = {}
         for label in names:
             found, clip = measure(bench, task, VARIANTS[label])
@@ -458,7 +344,7 @@ def run_stage_one(bench: Bench, photos: list[str], frames: int, sheets: Path | N
     strips = []
     for name in photos:
         for label, options in RESHIFTING.items():
-            found, clip = measure_stage_one(bench, read_photo(name), STAGE_ONE_SIZE, frames, options)
+            found, clip = measure_stage_one(bench, tiny_photo(name), STAGE_ONE_SIZE, frames, options)
             strips.append(strip(f"{name}, {label}", clip))
             rows.setdefault((frames, label), []).append(found)
             print(f"{frames} {name} {label}: {found}", file=sys.stderr, flush=True)
@@ -475,11 +361,9 @@ def report(text: str, append: bool) -> None:
             results.write(f"\n{text}\n")
 
 
-def heading(photos: list[str], width: int, height: int) -> str:
+def heading(host: Path, photos: list[str], width: int, height: int) -> str:
     """Say when, with what and of what a table was made."""
-    from comfyui_version import __version__ as host_version
-
-    versions = f"ComfyUI {host_version}, torch {torch.__version__}"
+    versions = f"ComfyUI {comfyui_version(host)}, torch {torch.__version__}"
     today = datetime.date.today().isoformat()
     return f"{today}, {versions}, {width}x{height}, means over {', '.join(photos)}:"
 
@@ -531,12 +415,12 @@ def main() -> None:
                 options.sheets,
             )
             title = "Softened motion, " * options.softened + heading(
-                photos, options.width, options.width // 2
+                options.comfyui, photos, options.width, options.width // 2
             )
             report(f"{title}\n\n{table(rows, COLUMNS)}", options.append)
             if frames <= STAGE_ONE_FRAMES and not options.softened:
                 rows = run_stage_one(bench, photos, frames, options.sheets)
-                title = "Stage I, " + heading(photos, *STAGE_ONE_SIZE)
+                title = "Stage I, " + heading(options.comfyui, photos, *STAGE_ONE_SIZE)
                 report(f"{title}\n\n{table(rows, STAGE_ONE_COLUMNS)}", options.append)
 
 

@@ -47,6 +47,12 @@ COMPILER = "inductor"
 WAN_PARTS = ("patch_embedding", "text_embedding", "time_projection", "head")
 """What Wan networks are made of: names that stay, because the weights in every file have them."""
 
+PATCH_EMBEDDING = "diffusion_model.patch_embedding.weight"
+"""The weight whose second size is the number of input channels."""
+
+RESHAPE = "diffusion_model.patch_embedding.reshape_weight"
+"""What a LoRA says that shape is to be."""
+
 # --- Files ----------------------------------------------------------------------------------------
 
 
@@ -89,7 +95,7 @@ def check_lora_file(name: str) -> None:
 
 def _header(folder: str, name: str) -> dict[str, tuple[str, list[int]]] | None:
     """Return type and shape of a file's tensors by name, None when it is no safetensors file."""
-    path = internal("folder_paths.get_full_path_or_raise")(folder, name)
+    path = _path(folder, name)
     if not path.endswith((".safetensors", ".sft")):
         return None
     try:
@@ -115,17 +121,54 @@ def _said_of(name: str) -> Iterator[None]:
         ) from error
 
 
-def load_model(name: str, weight_dtype: str) -> Any:
-    """Load a diffusion model as ComfyUI's own loader does."""
-    path = internal("folder_paths.get_full_path_or_raise")("diffusion_models", name)
-    load = internal("comfy.sd.load_diffusion_model")
+def input_channels_of_lora(name: str) -> int | None:
+    """Return the input channels to which a LoRA widens a model, or None if it leaves them alone."""
+    header = _header("loras", name)
+    if header is None or RESHAPE not in header:
+        return None
+    if header[RESHAPE] != ("I64", [5]):
+        raise ValueError(f"{name} is no adapter for SwiftI2V (its {RESHAPE} is no shape); choose another.")
+    with safe_open(_path("loras", name), framework="pt") as weights:
+        return int(weights.get_tensor(RESHAPE)[1])
+
+
+def load_model(name: str, weight_dtype: str, channels: int | None = None) -> Any:
+    """Load a diffusion model as ComfyUI's own loader does.
+
+    Parameters
+    ----------
+    name
+        File in ComfyUI's folder.
+    weight_dtype
+        A key of `WEIGHT_DTYPES`.
+    channels
+        Input channels that the model is to have, the new ones without effect; None: as in the file.
+        ComfyUI would widen the weight when it applies the LoRA, but not one that it keeps in RAM.
+    """
+    path, options = _path("diffusion_models", name), dict(WEIGHT_DTYPES[weight_dtype])
     with _said_of(name):
-        return load(path, model_options=dict(WEIGHT_DTYPES[weight_dtype]))
+        if channels is None:
+            return internal("comfy.sd.load_diffusion_model")(path, model_options=options)
+        state, metadata = internal("comfy.utils.load_torch_file")(path, return_metadata=True)
+        _widen(state, channels)
+        load = internal("comfy.sd.load_diffusion_model_state_dict")
+        return load(state, model_options=options, metadata=metadata)
+
+
+def _widen(state: dict[str, torch.Tensor], channels: int) -> None:
+    key = next(key for key in state if key.endswith("patch_embedding.weight"))
+    weight = state[key]
+    state[key] = weight.new_zeros(weight.shape[0], channels, *weight.shape[2:])
+    state[key][:, : weight.shape[1]] = weight
+
+
+def _path(folder: str, name: str) -> str:
+    return internal("folder_paths.get_full_path_or_raise")(folder, name)
 
 
 def apply_lora(model: Any, name: str, strength: float) -> Any:
     """Return a clone of ``model`` with a LoRA file applied, as ``LoraLoaderModelOnly`` does."""
-    path = internal("folder_paths.get_full_path_or_raise")("loras", name)
+    path = _path("loras", name)
     with _said_of(name):
         lora = internal("comfy.utils.load_torch_file")(path, safe_load=True)
         patched, _ = internal("comfy.sd.load_lora_for_models")(model, None, lora, strength, 0)
@@ -165,8 +208,18 @@ def checkpoint_folder() -> Path:
 
 
 def input_channels(model: Any) -> int:
-    """Return the channels that a Wan model takes (noisy latent and concatenated conditions)."""
-    return of_model(model, "diffusion_model.in_dim")
+    """Return the channels that a Wan model takes (noisy latent and concatenated conditions).
+
+    A LoRA with a ``reshape_weight`` makes them more than the file of the model had: SwiftI2V adapters for
+    Wan2.2-TI2V-5B do, as ComfyUI's control LoRAs for Flux.
+    """
+    channels = of_model(model, "diffusion_model.in_dim")
+    patches = model.patches.get(PATCH_EMBEDDING)
+    if not patches or not works(internals.ADAPTERS):
+        return channels
+    # Not the weight itself: models share it, and ComfyUI may have just patched it for another one.
+    unpatched = torch.empty(1, channels, device="meta")
+    return internal("comfy.lora.calculate_shape")(patches, unpatched, PATCH_EMBEDDING)[1]
 
 
 def latent_channels(model: Any) -> int:

@@ -40,6 +40,7 @@ LOADERS = Feature(
     "load them with ComfyUI's Load Diffusion Model and set the shift with ModelSamplingSD3",
 )
 LORAS = Feature("LoRAs in SwiftI2V's loaders", "choose none there and use ComfyUI's LoraLoaderModelOnly")
+ADAPTERS = Feature("adapters that make Wan2.2-TI2V-5B read the reference", "load full Stage II weights")
 COMPILE = Feature("compile_blocks", "switch it off, or use ComfyUI's TorchCompileModel")
 SAMPLING = Feature(
     "sampling with SwiftI2V Motion Sampler and SwiftI2V CSG Segment Sampler",
@@ -90,6 +91,7 @@ INTERNALS: dict[str, tuple[Feature, ...]] = {
     "comfy.ldm.modules.attention.wrap_attn": (READ_ONLY, TEMPORAL_WINDOWS),
     "comfy.ldm.wan.model.WanModel.forward_orig": (SEGMENTS,),
     "comfy.ldm.wan.model.WanModel.rope_encode": (SEGMENTS,),
+    "comfy.lora.calculate_shape": (ADAPTERS,),
     "comfy.model_base.BaseModel.get_dtype_inference": (ESTIMATES,),
     "comfy.model_base.BaseModel.memory_required": (ESTIMATES,),
     "comfy.model_management.get_free_memory": (HOST_MEMORY,),
@@ -123,6 +125,7 @@ INTERNALS: dict[str, tuple[Feature, ...]] = {
     "comfy.samplers.sampler_object": (SAMPLING,),
     "comfy.sd.VAE.spacial_compression_decode": (VAE_SIZES,),
     "comfy.sd.load_diffusion_model": (LOADERS,),
+    "comfy.sd.load_diffusion_model_state_dict": (ADAPTERS,),
     "comfy.sd.load_lora_for_models": (LORAS,),
     "comfy.utils.PROGRESS_BAR_ENABLED": (CONSOLE,),
     "comfy.utils.ProgressBar": (PROGRESS,),

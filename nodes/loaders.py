@@ -82,11 +82,18 @@ def _check_asked(loras: tuple[str, ...], compile_blocks: bool) -> None:
             host.check_lora_file(name)
 
 
+def _channels_asked(name: str, lora: str) -> int | None:
+    """Return the input channels that a model will have, as far as the files tell before they are loaded."""
+    found = host.input_channels_of_file(name)
+    widened = None if lora == NONE else host.input_channels_of_lora(lora)
+    return found if widened is None else widened
+
+
 def _load(name: str, lora: str, strength: float, shift: float, weight_dtype: str) -> Any:
-    model = host.load_model(name, weight_dtype)
-    if lora != NONE:
-        model = host.apply_lora(model, lora, strength)
-    return host.with_shift(model, shift)
+    if lora == NONE:
+        return host.with_shift(host.load_model(name, weight_dtype), shift)
+    model = host.load_model(name, weight_dtype, host.input_channels_of_lora(lora))
+    return host.with_shift(host.apply_lora(model, lora, strength), shift)
 
 
 class LoadStageI(io.ComfyNode):
@@ -157,8 +164,8 @@ class LoadStageI(io.ComfyNode):
         compile_blocks: bool = False,
     ) -> io.NodeOutput:
         _check_asked((high_noise_lora, low_noise_lora), compile_blocks)
-        for name in (high_noise_model, low_noise_model):
-            channels = None if name == NONE else host.input_channels_of_file(name)
+        for name, lora in ((high_noise_model, high_noise_lora), (low_noise_model, low_noise_lora)):
+            channels = None if name == NONE else _channels_asked(name, lora)
             if channels is not None:
                 checks.check_stage_one_channels(channels, f"The Stage I model {name}")
         high = _load(high_noise_model, high_noise_lora, high_noise_lora_strength, shift, weight_dtype)
@@ -195,7 +202,8 @@ class LoadStageII(io.ComfyNode):
                 ),
                 _lora_input(
                     "lora",
-                    "LoRA from models/loras, a few-step LoRA for example. Default none.",
+                    "LoRA from models/loras: a few-step LoRA, or a SwiftI2V adapter, which makes plain "
+                    "weights concat ones. Default none.",
                 ),
                 _lora_strength(),
                 _shift(),
@@ -227,7 +235,7 @@ class LoadStageII(io.ComfyNode):
         compile_blocks: bool = False,
     ) -> io.NodeOutput:
         _check_asked((lora,), compile_blocks)
-        channels = host.input_channels_of_file(model_name)
+        channels = _channels_asked(model_name, lora)
         if channels is not None:
             checks.stage_two_kind(channels)
         model = _load(model_name, lora, lora_strength, shift, weight_dtype)

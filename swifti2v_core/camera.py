@@ -7,7 +7,7 @@ move rendered at another size shows the same picture.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,7 +74,7 @@ def _linear(time: float) -> float:
 EASINGS: dict[Easing, Callable[[float], float]] = {"smooth": _smooth, "linear": _linear}
 
 
-def _steps(frames: int, easing: Easing) -> list[float]:
+def eased_steps(frames: int, easing: Easing) -> list[float]:
     """Return how far along its way the camera is at every frame, 0 to 1."""
     return [EASINGS[easing](frame / max(1, frames - 1)) for frame in range(frames)]
 
@@ -113,7 +113,7 @@ def camera_homographies(frames: int, aspect: float, move: CameraMove) -> Tensor:
         from -1 (top) to 1 (bottom) and x from -aspect to aspect. Frame 0 is the identity.
     """
     sway = sway_path(frames, move.sway, move.seed).tolist()
-    steps = _steps(frames, move.easing)
+    steps = eased_steps(frames, move.easing)
     return torch.stack(
         [_homography(step, aspect, move, *offset) for step, offset in zip(steps, sway, strict=True)]
     )
@@ -133,7 +133,8 @@ def _homography(step: float, aspect: float, move: CameraMove, sway_x: float, swa
     return homography
 
 
-def _pixels_to_frame(width: int, height: int) -> Tensor:
+def pixels_to_frame(width: int, height: int) -> Tensor:
+    """Return the ``[3, 3]`` float64 that takes pixel centers to centered frame coordinates."""
     half = height / 2
     return torch.tensor(
         [[1 / half, 0, (0.5 - width / 2) / half], [0, 1 / half, (0.5 - half) / half], [0, 0, 1]],
@@ -190,14 +191,40 @@ def camera_motion(
     Tensor
         ``[frames, height, width, 3]`` float32, 0..1; frame 0 is the photo at rest.
     """
-    view_width, view_height = width * SUPERSAMPLE, height * SUPERSAMPLE
-    planes = _Planes(photo, view_width, view_height, fit)
-    to_view = torch.linalg.inv(_pixels_to_frame(view_width, view_height))
+    zooms = [move.zoom**step for step in eased_steps(frames, move.easing)]
     homographies = camera_homographies(frames, width / height, move)
     clip = torch.empty(frames, height, width, 3, device=photo.device)
-    for frame, step in enumerate(_steps(frames, move.easing)):
-        plane = planes.for_zoom(move.zoom**step)
-        warp = to_view @ homographies[frame] @ _pixels_to_frame(plane.shape[3], plane.shape[2])
+    for frame, view in enumerate(warped_views(photo, width, height, homographies, zooms, fit)):
+        clip[frame] = view
+        report(frame + 1)
+    return clip
+
+
+def warped_views(
+    photo: Tensor, width: int, height: int, homographies: Tensor, zooms: Sequence[float], fit: Fit = "crop"
+) -> Iterator[Tensor]:
+    """Yield a photo as seen through homographies, each view as sharp as the photo allows.
+
+    Parameters
+    ----------
+    photo, width, height, fit
+        As in `camera_motion`.
+    homographies
+        ``[F, 3, 3]``, as `camera_homographies` gives them.
+    zooms
+        F magnifications, about those of the homographies: from how large a picture a view is taken.
+
+    Yields
+    ------
+    Tensor
+        ``[height, width, 3]`` float32, 0..1. Where the view leaves the photo, the photo is mirrored.
+    """
+    view_width, view_height = width * SUPERSAMPLE, height * SUPERSAMPLE
+    planes = _Planes(photo, view_width, view_height, fit)
+    to_view = torch.linalg.inv(pixels_to_frame(view_width, view_height))
+    for homography, zoom in zip(homographies, zooms, strict=True):
+        plane = planes.for_zoom(zoom)
+        warp = to_view @ homography @ pixels_to_frame(plane.shape[3], plane.shape[2])
         view = warp_perspective(
             plane,
             warp[None].to(plane),
@@ -205,6 +232,4 @@ def camera_motion(
             mode="bilinear",
             padding_mode="reflection",
         )
-        clip[frame] = F.avg_pool2d(view, SUPERSAMPLE)[0].movedim(0, -1)
-        report(frame + 1)
-    return clip.clamp_(0, 1)
+        yield F.avg_pool2d(view, SUPERSAMPLE)[0].movedim(0, -1).clamp_(0, 1)

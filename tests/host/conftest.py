@@ -25,6 +25,8 @@ def pytest_configure():
     if HOST is None:
         raise pytest.UsageError("Host tests need a ComfyUI: run them with `python3 dev.py test host`.")
     sys.path.insert(0, str(HOST))
+    # For swifti2v_core.train and the tests' helpers; last, so that `nodes` stays the host's.
+    sys.path += [str(ROOT), str(ROOT / "tests")]
     arguments, sys.argv = sys.argv, ["main.py", "--cpu", "--disable-all-custom-nodes"]
     import comfy.options
 

@@ -142,3 +142,14 @@ def test_nothing_to_install():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert [line for line in lines if line.strip() and not line.startswith("#")] == []
     assert "dependencies = []" in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_shipped_knows_the_training(path):
+    """It is not in the archive and needs packages that users do not have."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            assert not [alias.name for alias in node.names if ".train" in alias.name]
+        if isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            assert "train" not in [*(node.module or "").split("."), *names]

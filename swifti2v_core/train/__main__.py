@@ -1,0 +1,75 @@
+"""``python -m swifti2v_core.train COMMAND --config FILE``.
+
+    prepare      photos and videos to a dataset of latents
+    autoencoder  train the tiny autoencoder
+    stage1       train the motion model
+    stage2       train the detail model
+    export       the newest checkpoint of a run to files for ComfyUI
+    evaluate     measure exported weights
+
+A training that was ended, by its time limit for example, goes on when its command is given again. Several
+processes: ``accelerate launch -m swifti2v_core.train COMMAND --config FILE``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from .config import load_config
+
+TRAININGS = ("autoencoder", "stage1", "stage2")
+MODULES = ("prepare", "export", "evaluate")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 3 to be gone on with, 1 an error that was printed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m swifti2v_core.train",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("command", choices=[*TRAININGS, *MODULES])
+    parser.add_argument("--config", required=True, help="YAML file, see the recipes folder")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.SETTING=VALUE", help="instead of the file's"
+    )
+    parser.add_argument("--estimate", action="store_true", help="only say what a training needs")
+    parser.add_argument("--processes", type=int, help="with --estimate: how many train together")
+    parser.add_argument("--fsdp", action="store_true", help="with --estimate: they share weights out")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        return _run(options)
+    except (ValueError, FloatingPointError, FileNotFoundError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.set)
+    if options.command in MODULES:
+        importlib.import_module(f"{__package__}.{options.command}").run(config)
+        return 0
+    from . import commands
+
+    processes = options.processes or int(os.environ.get("WORLD_SIZE", "1"))
+    shared = options.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    estimate = commands.estimate(config, options.command, processes, shared=shared)
+    if estimate is not None and os.environ.get("RANK", "0") == "0":
+        print(estimate.text())
+    if options.estimate:
+        return 0
+    outcome = getattr(commands, options.command)(config)
+    if os.environ.get("RANK", "0") == "0":
+        done = "Done" if outcome.finished else "To be gone on with: give the command again"
+        print(f"{done}; {outcome.step} steps.")
+    return 0 if outcome.finished else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())
