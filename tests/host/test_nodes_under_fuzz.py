@@ -103,7 +103,9 @@ def bench(pack, workspace, vae, streaming_vae):
         ("SwiftI2V_LoadStageII", "lora"): "none",
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pack.host, "total_memory", lambda device: 2**30)  # a small machine: it ends quickly
+        patch.setattr(
+            pack.modules["nodes.memory"], "total_memory", lambda device: 2**30
+        )  # a small machine: it ends quickly
         yield Bench(pack, kinds, patch)
     for path in files:
         path.unlink()
