@@ -105,8 +105,6 @@ def bench(pack, workspace, vae, streaming_vae):
     with pytest.MonkeyPatch.context() as patch:
         memory = pack.modules["nodes.memory"]
         patch.setattr(memory, "total_memory", lambda device: 2**30)  # a small machine: it ends quickly
-            pack.modules["nodes.memory"], "total_memory", lambda device: 2**30
-        )  # a small machine: it ends quickly
         yield Bench(pack, kinds, patch)
     for path in files:
         path.unlink()
