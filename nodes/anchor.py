@@ -145,7 +145,7 @@ class AnchorEncode(io.ComfyNode):
             stills = [_encode_keyframe(vae, photo, aspect, settings) for photo in photos.values()]
             return io.NodeOutput({"samples": torch.cat(references)}, _keyframe_latent(stills, numbers))
 
-        work = autoencoder.encode_work(vae, frames, height, width)
+        work = partial(autoencoder.encode_work, vae, frames, height, width)
         return out_of_memory.telling(work, autoencoder.device_of(vae), encode)
 
 

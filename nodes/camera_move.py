@@ -152,4 +152,4 @@ class CameraMotion(io.ComfyNode):
             ]
             return torch.cat(clips)
 
-        return io.NodeOutput(out_of_memory.telling(work, image.device, make))
+        return io.NodeOutput(out_of_memory.telling(lambda: work, image.device, make))

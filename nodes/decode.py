@@ -52,7 +52,7 @@ class TiledVAEDecode(io.ComfyNode):
         )
         out_of_memory.warn_if_large(work)
         decode = partial(autoencoder.decode_images, vae, latent)
-        return io.NodeOutput(out_of_memory.telling(work, autoencoder.device_of(vae), decode))
+        return io.NodeOutput(out_of_memory.telling(lambda: work, autoencoder.device_of(vae), decode))
 
 
 class DecodeToVideo(io.ComfyNode):
@@ -153,4 +153,4 @@ class DecodeToVideo(io.ComfyNode):
             return io.NodeOutput(InputImpl.VideoFromFile(path), ui=preview)
 
         work = out_of_memory.Work(f"The video file of {width}x{height}", None)
-        return out_of_memory.telling(work, autoencoder.device_of(vae), write)
+        return out_of_memory.telling(lambda: work, autoencoder.device_of(vae), write)

@@ -271,7 +271,7 @@ class MotionSampler(io.ComfyNode):
             latent = sampling.run(parts, clips, seed)
             return io.NodeOutput(autoencoder.decode_images(vae, latent), {"samples": latent})
 
-        work = _work(models[0], channels, legs, encoded, overlap_frames)
+        work = partial(_work, models[0], channels, legs, encoded, overlap_frames)
         return out_of_memory.telling(work, models[0].load_device, make)
 
 

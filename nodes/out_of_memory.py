@@ -68,8 +68,8 @@ class Work:
         return next(fitting, GIVE_UP)
 
 
-def telling(work: Work, device: torch.device, make: Callable[[], Result]) -> Result:
-    """Return what ``make`` makes on a device, or say in one sentence that memory ran out.
+def telling(work: Callable[[], Work], device: torch.device, make: Callable[[], Result]) -> Result:
+    """Return what ``make`` makes on a device, or say of which ``work`` in a sentence that memory ran out.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def telling(work: Work, device: torch.device, make: Callable[[], Result]) -> Res
         of_host = memory.is_of_host(error)
     # Outside that block: the exception keeps the failed attempt's tensors alive.
     memory.release_memory()
-    raise shortage(work, device, of_host)
+    raise shortage(work(), device, of_host)
 
 
 def shortage(work: Work, device: torch.device, of_host: bool) -> RuntimeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -148,8 +149,9 @@ class SegmentSampling:
         RuntimeError
             If memory runs out, see `out_of_memory.telling`.
         """
-        work, device = self._work(latents, segments), self.guider.model_patcher.load_device
-        return telling(work, device, lambda: self._run(z_ref, latents, segments, start, end))
+        work = partial(self._work, latents, segments)
+        make = partial(self._run, z_ref, latents, segments, start, end)
+        return telling(work, self.guider.model_patcher.load_device, make)
 
     def _work(self, latents: torch.Tensor, segments: list[Segment]) -> Work:
         """Return what a user must know if a window runs out of memory."""
@@ -246,7 +248,8 @@ class SegmentSampling:
             seed = clip_seed(clip.seed, segment.index)
             return self._denoise(run.guider, segment, window, take_window(noise, segment), seed, callback)
 
-        run.progress.finish(steps * (before + first))
+        if first > run.start:
+            run.progress.finish(steps * (before + first))
         for segment in run_segments(latents, run.segments, denoise, start=first):
             run.checkpoint.save(clip.place, segment, latents)
             run.progress.finish(steps * (before + segment.index + 1))

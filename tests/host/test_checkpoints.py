@@ -255,10 +255,10 @@ def test_other_weights_and_another_version_count(pack, sample, stage_two, said, 
     changed = {**weights, name: weight.clone()}
     changed[name].view(-1)[-1] += 1e-3
     with monkeypatch.context() as patched:
-        patched.setattr(pack.host, "model_weights", lambda _: changed)
+        patched.setattr(pack.identity, "model_weights", lambda _: changed)
         sample(checkpoint="walk")
     assert "differs in model weights;" in said()[0]
-    monkeypatch.setattr(pack.host.comfyui_version, "__version__", "9.9")
+    monkeypatch.setattr("comfyui_version.__version__", "9.9")
     sample(checkpoint="walk")
     assert "differs in versions and device;" in said()[0]
 
