@@ -54,7 +54,7 @@ def graph(
                   color_match=False),
         "5": node("SwiftI2V_LoadStageII", model_name="tiny_stage2_detail.safetensors", lora="none",
                   lora_strength=1, shift=5, weight_dtype="default"),
-        "6": node("SwiftI2V_SegmentSampler", model=["5", 0], z_ref=["4", 0], seed=seed, steps=4, cfg=1,
+        "6": node("SwiftI2V_SegmentSampler", model=["5", 0], z_ref=["4", 0], seed=seed, steps=16, cfg=1,
                   sampler_name="euler_ancestral", denoise=1, segment_frames=3, neighbors=1,
                   context="bidirectional", time_positions="true", checkpoint=checkpoint),
         "7": node("SaveLatent", samples=["6", 0], filename_prefix=prefix),
