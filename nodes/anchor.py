@@ -18,7 +18,7 @@ from ..swifti2v_core.reference import (
     reference_chunks,
 )
 from . import autoencoder, checks, host, out_of_memory, widgets
-from .progress import check_interrupted, frame_progress
+from .progress import frame_progress
 
 
 class AnchorEncode(io.ComfyNode):
@@ -153,8 +153,6 @@ def _encode_keyframe(
     vae: object, photo: torch.Tensor, motion_aspect: float, settings: ReferenceSettings
 ) -> torch.Tensor:
     """Return the latent frame ``[1, 48, 1, h, w]`` of a moment at which a video shows ``photo``."""
-    check_interrupted()
-
     def chunks(device: torch.device) -> Iterator[torch.Tensor]:
         return keyframe_chunks(photo.to(device), motion_aspect, settings)
 

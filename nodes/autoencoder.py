@@ -123,6 +123,7 @@ def _encode_streamed(vae: Any, strips: int, chunks: Chunks) -> torch.Tensor:
 
 
 def _prepared(vae: Any, frames: torch.Tensor) -> torch.Tensor:
+    check_interrupted()
     return vae.process_input(frames.to(vae.device)).to(vae.vae_dtype)
 
 
