@@ -178,10 +178,11 @@ class WindowSamples:
         # The noise of clean frames is not used otherwise.
         near = slice(1, segment.clean)
         window[:, :, near] = (1 - neighbor_sigma) * window[:, :, near] + neighbor_sigma * noise[:, :, near]
-        parts = [part[0] for part in (window, take_window(references, segment), noise)]
+        followed = take_window(references, segment)
         if not plan.anchor:
-            segment, parts = without_anchor(segment), [part[:, 1:] for part in parts]
-        return Sample(clip, segment, *parts, sigma.to(device), dropped, text)
+            segment = without_anchor(segment)
+            window, followed, noise = window[:, :, 1:], followed[:, :, 1:], noise[:, :, 1:]
+        return Sample(clip, segment, window[0], followed[0], noise[0], sigma.to(device), dropped, text)
 
     def _choose(self, plan: StepPlan, source: torch.Generator) -> tuple[int, Segment]:
         """Draw a clip that is long enough for a step, and a segment of it."""
