@@ -157,11 +157,7 @@ class WindowSamples:
         """
         settings, plan = self.settings, self.plan(step)
         source = generator(settings.seed, step, number)
-        least = 1 if plan.first else max(2, plan.rollout + 1)
-        numbers = [index for index, cut in enumerate(self.plans) if len(cut) >= least]
-        clip = numbers[integer(source, 0, len(numbers))]
-        segments = self.plans[clip]
-        segment = segments[0 if plan.first else integer(source, least - 1, len(segments))]
+        clip, segment = self._choose(plan, source)
         variant = integer(source, 0, len(self.dataset.clips[clip].sigmas))
         dropped = uniform(source) < settings.reference_dropout
         sigma = shift_sigma(torch.tensor(uniform(source), dtype=torch.float64), settings.shift).float()
@@ -175,24 +171,26 @@ class WindowSamples:
         if plan.rollout:
             rollout_noise = torch.randn(truth.shape, generator=source).to(device)
             seen = generate_segments(
-                network, truth, references, text[None], rollout_noise, segments[: segment.index],
+                network, truth, references, text[None], rollout_noise, self.plans[clip][: segment.index],
                 start=segment.index - plan.rollout, steps=settings.rollout_steps, shift=settings.shift,
             )  # fmt: skip
             window[:, :, : segment.clean] = take_window(seen, segment)[:, :, : segment.clean]
         # The noise of clean frames is not used otherwise.
         near = slice(1, segment.clean)
         window[:, :, near] = (1 - neighbor_sigma) * window[:, :, near] + neighbor_sigma * noise[:, :, near]
-        skipped = 0 if plan.anchor else 1
-        return Sample(
-            clip,
-            segment if plan.anchor else without_anchor(segment),
-            window[0, :, skipped:],
-            take_window(references, segment)[0, :, skipped:],
-            noise[0, :, skipped:],
-            sigma.to(device),
-            dropped,
-            text,
-        )
+        followed = take_window(references, segment)
+        if not plan.anchor:
+            segment = without_anchor(segment)
+            window, followed, noise = window[:, :, 1:], followed[:, :, 1:], noise[:, :, 1:]
+        return Sample(clip, segment, window[0], followed[0], noise[0], sigma.to(device), dropped, text)
+
+    def _choose(self, plan: StepPlan, source: torch.Generator) -> tuple[int, Segment]:
+        """Draw a clip that is long enough for a step, and a segment of it."""
+        least = 1 if plan.first else max(2, plan.rollout + 1)
+        numbers = [index for index, cut in enumerate(self.plans) if len(cut) >= least]
+        clip = numbers[integer(source, 0, len(numbers))]
+        segments = self.plans[clip]
+        return clip, segments[0 if plan.first else integer(source, least - 1, len(segments))]
 
 
 def without_anchor(segment: Segment) -> Segment:
