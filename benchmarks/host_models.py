@@ -161,6 +161,7 @@ def through_loader(pack: Pack, model: Any, **widgets: Any) -> Any:
     with (
         mock.patch("comfy.sd.load_diffusion_model", lambda *_, **__: model),
         mock.patch("folder_paths.get_full_path_or_raise", lambda _, name: name),
+        mock.patch("folder_paths.get_filename_list", lambda _: ["random"]),
     ):
         return pack.run("SwiftI2V_LoadStageII", model_name="random", lora="none", **widgets)[0]
 

@@ -153,6 +153,7 @@ def _encode_keyframe(
     vae: object, photo: torch.Tensor, motion_aspect: float, settings: ReferenceSettings
 ) -> torch.Tensor:
     """Return the latent frame ``[1, 48, 1, h, w]`` of a moment at which a video shows ``photo``."""
+
     def chunks(device: torch.device) -> Iterator[torch.Tensor]:
         return keyframe_chunks(photo.to(device), motion_aspect, settings)
 
