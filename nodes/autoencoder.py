@@ -188,8 +188,8 @@ def _decode_streamed(
         return leave(vae.process_output(pixels.float()))
 
     plan, done, ran_out = _decode_plan(vae, latent), 0, False
-    with memory.pinning(vae.device) as pin:
-        while True:
+    while True:
+        with memory.pinning(vae.device) as pin:  # of one attempt: what failed must not stay pinned
             samples = latent.to(device=vae.device, dtype=vae.vae_dtype)
             decoder = vae_stream.StripDecoder(vae.first_stage_model, plan, finish, pin)
             pieces = _without(done, one_behind(decoder.decode(samples)))
@@ -206,14 +206,15 @@ def _decode_streamed(
                     raise
                 # Only noted: inside this block the exception keeps the attempt's tensors alive.
                 of_host = memory.is_of_host(error)
-            memory.release_memory()
-            smaller = vae_plan.smaller_plan(plan)
-            if smaller is None:
-                raise shortage(_smallest_decode(vae, latent), vae.device, of_host)
-            plan = smaller
-            if not ran_out:
-                host.logger.warning("The decode ran out of memory; it starts again in smaller strips.")
-            ran_out = True
+        del pieces
+        memory.release_memory()
+        smaller = vae_plan.smaller_plan(plan)
+        if smaller is None:
+            raise shortage(_smallest_decode(vae, latent), vae.device, of_host)
+        plan = smaller
+        if not ran_out:
+            host.logger.warning("The decode ran out of memory; it starts again in smaller strips.")
+        ran_out = True
     check.verify()
 
 

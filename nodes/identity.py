@@ -19,6 +19,7 @@ CHANGES = (
     "model_options",
     "wrappers",
     "callbacks",
+    "patch_on_device",  # of ComfyUI-GGUF
 )
 """Attributes of a MODEL that hold what nodes have changed in it."""
 
@@ -26,19 +27,65 @@ WHILE_SAMPLING = {"model_patcher", "inner_model", "conds", "loaded_models"}
 """Attributes of a GUIDER that are no settings: the MODEL, and what a sampling that failed leaves behind."""
 
 
+NETWORK, SCHEDULE = "diffusion_model", "model_sampling"
+"""Parts of a model that are told apart by weights, and by content."""
+
+ARITHMETIC = ("_full_precision_mm", "dequant_dtype", "patch_dtype")
+"""Attributes of layers, ComfyUI's and ComfyUI-GGUF's, that change what the same weights compute."""
+
+
 def model_weights(model: Any) -> dict[str, torch.Tensor]:
-    """Return the weights of a network without patches, wherever ComfyUI keeps them at present."""
-    entries = model.get_key_patches("diffusion_model.")
-    return {name.replace("._orig_mod", ""): entry[0][0] for name, entry in entries.items()}
+    """Return the weights of a network without patches, wherever ComfyUI keeps them at present.
+
+    ComfyUI's own list of them, ``get_key_patches``, does not know quantized layers.
+    """
+    return _weights(model, NETWORK)
+
+
+def _weights(model: Any, prefix: str) -> dict[str, torch.Tensor]:
+    weights = {
+        f"{name}.{key}": value
+        for name, module in _modules(model).items()
+        if name == prefix or name.startswith(f"{prefix}." if prefix else "")
+        for key, value in {**module._parameters, **_saved_buffers(module)}.items()
+        if value is not None
+    }
+    unpatched = {name: kept.weight for name, kept in model.backup.items() if name in weights}
+    hooked = {name: kept[0] for name, kept in model.hook_backup.items() if name in weights}
+    return {**weights, **unpatched, **hooked}
+
+
+def _saved_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor | None]:
+    return {k: v for k, v in module._buffers.items() if k not in module._non_persistent_buffers_set}
+
+
+def _modules(model: Any) -> dict[str, torch.nn.Module]:
+    """Return a model's modules by name as they are without patches, also while a clone's are applied."""
+    replaced = model.object_patches_backup
+    modules = {
+        name: module
+        for name, module in model.model.named_modules()
+        if not any(f"{name}.".startswith(f"{key}.") for key in replaced)
+    }
+    for key, original in replaced.items():
+        if isinstance(original, torch.nn.Module):
+            modules.update(original.named_modules(prefix=key))
+    return modules
 
 
 def model_changes(model: Any) -> list[Any]:
-    """Return what tells apart two MODELs with the same weights: patches, options, precision, schedule."""
-    network = model.get_model_object("diffusion_model")
-    schedule = model.get_model_object("model_sampling")
-    precision = (model.model_dtype(), model.model.manual_cast_dtype)
-    changes = {name: getattr(model, name, None) for name in CHANGES}
-    return [type(network), model.model.model_config.unet_config, schedule, precision, changes]
+    """Return what tells apart two MODELs with the same weights: arithmetic, schedule, patches, options."""
+    layers = {
+        name: [type(module), *(getattr(module, attribute, None) for attribute in ARITHMETIC)]
+        for name, module in _modules(model).items()
+    }
+    precision = (model.model_dtype(), model.get_model_object("manual_cast_dtype"))
+    shape = model.model.model_config.unet_config
+    return [layers, shape, model.get_model_object(SCHEDULE), precision, _changes(model)]
+
+
+def _changes(model: Any) -> dict[str, Any]:
+    return {name: getattr(model, name, None) for name in CHANGES}
 
 
 def guider_settings(guider: Any) -> list[Any]:
@@ -52,28 +99,27 @@ def without_weights(model: Any) -> Callable[[Any], Any]:
 
     Patches and options hold parts of the model they belong to, or models of their own.
     """
-    replaced = {id(value) for value in model.object_patches.values()}  # inside the model while it is loaded
-    parts = {id(module): name for name, module in model.model.named_modules() if id(module) not in replaced}
+    names = {id(module): name for name, module in _modules(model).items() if name.split(".")[0] != SCHEDULE}
 
     def name_parts(value: Any) -> Any:
-        if id(value) in parts:
-            return ("part of the model", parts[id(value)])
+        if id(value) in names:
+            return ("part of the model", names[id(value)])
         if hasattr(value, "_orig_mod"):
             return ("compiled", value._orig_mod)
         if isinstance(value, internal("comfy.model_patcher.ModelPatcher")):
-            weights = None if value.model is model.model else model_weights(value)
-            return ("MODEL", weights, model_changes(value))
+            weights = None if value.model is model.model else _weights(value, "")
+            return ("model", type(value.model), weights, _changes(value))
         return value
 
     return name_parts
 
 
-def computing(model: Any) -> list[str]:
+def computing(model: Any) -> list[Any]:
     """Return what computes: versions, device, and the attention that ComfyUI was started with."""
     return [
         internal("comfyui_version.__version__"),
         torch.__version__,
         internal("comfy.model_management.get_torch_device_name")(model.load_device),
-        internal("comfy.ldm.modules.attention.optimized_attention").__name__,
+        internal("comfy.ldm.modules.attention.optimized_attention"),
         str(sorted(map(str, getattr(internal("comfy.cli_args.args"), "fast", None) or ()))),
     ]

@@ -109,7 +109,6 @@ INTERNALS: dict[str, tuple[Feature, ...]] = {
     "comfy.model_patcher.ModelPatcher.add_object_patch": (LOADERS,),
     "comfy.model_patcher.ModelPatcher.add_wrapper_with_key": (SEGMENTS, TEMPORAL_WINDOWS, COMPILE),
     "comfy.model_patcher.ModelPatcher.get_free_memory": (STREAMING,),
-    "comfy.model_patcher.ModelPatcher.get_key_patches": (CHECKPOINTS,),
     "comfy.model_patcher.ModelPatcher.model_dtype": (CHECKPOINTS,),
     "comfy.model_patcher.ModelPatcher.remove_wrappers_with_key": (TEMPORAL_WINDOWS,),
     "comfy.model_patcher.create_model_options_clone": (SAMPLING, SEGMENTS),

@@ -238,14 +238,13 @@ def _write(path: Path, metadata: dict[str, str], frames: Tensor) -> None:
 
 
 def _flush_names(folder: Path) -> None:
-    """Make a rename survive a power cut; Windows offers no such thing for folders and needs none."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Make a rename survive a power cut, where the system offers that: Windows and some mounts do not."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _read(path: Path, expected: Mapping[str, str], shape: Sequence[int]) -> Tensor:

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import logging
 import os
+import re
 import threading
 import types
 import uuid
@@ -20,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -31,8 +33,37 @@ logger = logging.getLogger("SwiftI2V")
 Rename = Callable[[Any], Any]
 """Returns what to walk in an object's place, or the object itself."""
 
-PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.layout)
+PLAIN = (
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    bytearray,
+    range,
+    slice,
+    re.Pattern,
+    PurePath,  # its attributes are filled when they are first asked for
+    type(None),
+    type(Ellipsis),
+    type(NotImplemented),
+    types.GenericAlias,
+    torch.dtype,
+    torch.device,
+    torch.layout,
+    torch.memory_format,
+)
 """Values whose ``repr`` is all there is to know."""
+
+DESCRIPTORS = (
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    types.ClassMethodDescriptorType,
+    types.GetSetDescriptorType,
+    types.MemberDescriptorType,
+)
+"""Parts of classes that are written in C."""
 
 MEANINGLESS = (
     uuid.UUID,  # ComfyUI numbers its conditions so, anew in every process
@@ -156,8 +187,12 @@ def _parts(value: Any) -> list[Any]:
         return [value.__qualname__, value.__code__, value.__defaults__, value.__kwdefaults__, cells]
     if isinstance(value, types.CodeType):
         return [value.co_code, value.co_names, value.co_consts]
-    if isinstance(value, (types.MethodType, types.BuiltinMethodType)):
+    if isinstance(value, (types.MethodType, types.BuiltinMethodType, types.MethodWrapperType)):
         return [value.__self__, value.__qualname__, getattr(value, "__func__", None)]
+    if isinstance(value, DESCRIPTORS):
+        return [value.__objclass__, value.__name__]
+    if isinstance(value, property):
+        return [value.fget, value.fset, value.fdel]
     if isinstance(value, functools.partial):
         return [value.func, value.args, value.keywords]
     if isinstance(value, MEANINGLESS) or type(value) is object:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import struct
 import subprocess
 import sys
@@ -338,6 +339,22 @@ def test_a_full_disk_costs_a_warning_and_is_caught_up(checkpoint, monkeypatch, w
     assert len(warned()) == 2
     for number in range(3):
         assert torch.equal(checkpoint.load(0, number, SHAPE), frames(number))
+
+
+def test_folders_that_cannot_be_flushed_do_not_matter(checkpoint, monkeypatch, warned):
+    """Some network mounts refuse it."""
+    flush = os.fsync
+
+    def refuse(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(22, "Invalid argument")
+        flush(descriptor)
+
+    monkeypatch.setattr(module.os, "fsync", refuse)
+    for number in range(3):
+        checkpoint.save(0, number, frames(number))
+        assert torch.equal(checkpoint.load(0, number, SHAPE), frames(number))
+    assert warned() == []
 
 
 def test_what_a_killed_process_left_is_cleared(checkpoint, only_file):

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -93,6 +94,21 @@ VALUES = {
     "other partial": lambda: functools.partial(max, 2, key=abs),
     "method": lambda: Settings(0.5).__eq__,
     "other method": lambda: Settings(0.25).__eq__,
+    "code with slices": lambda: lambda x: x[..., :1],
+    "code with other slices": lambda: lambda x: x[..., :2],
+    "slice": lambda: slice(1, None),
+    "range": lambda: range(3),
+    "ellipsis": lambda: ...,
+    "pattern": lambda: re.compile("a.b"),
+    "other flags": lambda: re.compile("a.b", re.DOTALL),
+    "path": lambda: Path("a"),
+    "other path": lambda: Path("b"),
+    "layout in memory": lambda: torch.channels_last,
+    "generic type": lambda: list[int],
+    "descriptor": lambda: torch.Tensor.half,
+    "other descriptor": lambda: torch.Tensor.float,
+    "slot of a type": lambda: int.__add__,
+    "property": lambda: property(len),
     "class": lambda: Settings,
     "other class": lambda: Slots,
     "tensor": lambda: torch.arange(6.0),
@@ -173,6 +189,12 @@ def test_what_cannot_be_looked_into_is_never_equal(caplog):
         assert fingerprint(Opaque()) != fingerprint(Opaque())
     assert "builtins.generator cannot be compared" in caplog.text
     assert fingerprint(torch.zeros(3, device="meta")) != fingerprint(torch.zeros(3, device="meta"))
+
+
+def test_a_path_is_the_same_after_it_was_asked_for_its_hash():
+    path = Path("a") / "b"
+    before = fingerprint(path)
+    assert hash(path) and fingerprint(path) == before
 
 
 def test_a_value_may_hold_itself():
