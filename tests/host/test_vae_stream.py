@@ -468,6 +468,34 @@ def test_what_is_pinned_is_unpinned_also_after_an_error(pack, host_vae, latent, 
     assert not pinned and order[0] == "wait" and set(order[1:]) == {"unpin"}
 
 
+def test_what_a_failed_attempt_pinned_is_unpinned_before_the_next(pack, host_vae, latent, monkeypatch):
+    import comfy.model_management as management
+
+    core, pinned, attempts, strips = pack.modules["swifti2v_core.vae_stream"], set(), [], []
+    monkeypatch.setattr(management, "pin_memory", lambda tensor: pinned.add(id(tensor)) or True)
+    monkeypatch.setattr(management, "unpin_memory", lambda tensor: pinned.discard(id(tensor)))
+    monkeypatch.setattr(pack.modules["nodes.memory"], "synchronize", lambda device: None)
+    plan = pack.modules["swifti2v_core.vae_plan"].DecodePlan(8, 2, rests=True)
+    monkeypatch.setattr(pack.autoencoder, "_decode_plan", lambda *_: plan)
+    start, strip = core.StripDecoder.__init__, core.StripDecoder._strip
+
+    def starting(self, *args):
+        attempts.append(len(pinned))
+        start(self, *args)
+
+    def failing(self, *args):
+        strips.append(len(pinned))
+        if strips[-1] > 10 and len(attempts) < 3:
+            raise torch.OutOfMemoryError("injected")
+        return strip(self, *args)
+
+    monkeypatch.setattr(core.StripDecoder, "__init__", starting)
+    monkeypatch.setattr(core.StripDecoder, "_strip", failing)
+    with torch.inference_mode():
+        pack.autoencoder.decode_images(host_vae, latent)
+    assert attempts == [0, 0, 0] and max(strips) > 10
+
+
 @pytest.mark.parametrize("error", [KeyError("no"), RuntimeError("shape mismatch")])
 def test_other_errors_are_no_lack_of_memory(pack, host_vae, latent, monkeypatch, error):
     def failing(self, *args, **kwargs):
