@@ -6,6 +6,7 @@
     stage2       train the detail model
     export       the newest checkpoint of a run to files for ComfyUI
     evaluate     measure exported weights
+    all          every command above in its turn, from photos to measured weights (the tiny models)
 
 A training that was ended, by its time limit for example, goes on when its command is given again. Several
 processes: ``accelerate launch -m swifti2v_core.train COMMAND --config FILE``.
@@ -20,6 +21,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from . import whole
 from .config import load_config
 
 TRAININGS = ("autoencoder", "stage1", "stage2")
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("command", choices=[*TRAININGS, *MODULES])
+    parser.add_argument("command", choices=[*TRAININGS, *MODULES, "all"])
     parser.add_argument("--config", required=True, help="YAML file, see the recipes folder")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.SETTING=VALUE", help="instead of the file's"
@@ -44,10 +46,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        return _run(options)
+        return _run_all(options) if options.command == "all" else _run(options)
     except (ValueError, FloatingPointError, FileNotFoundError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
+
+
+def _run_all(options: argparse.Namespace) -> int:
+    """Run all commands until one is not done; those that are done already take no time."""
+    given = options.set
+    for command, changes in whole.commands(load_config(options.config, given)):
+        print(f"== {command} {' '.join(f'{name}={value}' for name, value in changes.items())}")
+        options.command, options.set = command, [*given, *(f"{k}={v}" for k, v in changes.items())]
+        code = _run(options)
+        if code:
+            return code
+    return 0
 
 
 def _run(options: argparse.Namespace) -> int:
