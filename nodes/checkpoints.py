@@ -13,7 +13,7 @@ from ..swifti2v_core.checkpoint import Checkpoint, check_name
 from ..swifti2v_core.fingerprint import fingerprint, fingerprint_tensors
 from ..swifti2v_core.plan import Segment
 from ..swifti2v_core.segments import noisy_frames
-from . import host, identity
+from . import files, identity
 from .internals import CHECKPOINTS, need
 from .progress import check_interrupted
 
@@ -95,7 +95,7 @@ class CheckpointChoice:
         named = identity.without_weights(model)
         parts = {name: fingerprint(value, named) for name, value in values.items()}
         parts["model weights"] = fingerprint_tensors(identity.model_weights(model), check_interrupted)
-        return Saved(Checkpoint(host.checkpoint_folder(), self.name, parts), self.files == DELETE)
+        return Saved(Checkpoint(files.checkpoint_folder(), self.name, parts), self.files == DELETE)
 
 
 class Unsaved:

@@ -10,7 +10,7 @@ from itertools import chain
 from comfy_api.latest import InputImpl, io, ui
 
 from ..swifti2v_core.geometry import pixel_frame_count
-from . import autoencoder, checks, host, out_of_memory
+from . import autoencoder, checks, files, out_of_memory
 from .internals import SAVING, needing
 from .progress import frame_progress
 from .video_file import CODECS, VideoFile
@@ -135,7 +135,7 @@ class DecodeToVideo(io.ComfyNode):
         chosen.check_available()
         chosen.check_size(width, height)
         checks.filename_prefix(filename_prefix)
-        tags = host.workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
+        tags = files.workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         rate = Fraction(fps).limit_denominator(1000)
         report = frame_progress(pixel_frame_count(latent.shape[2]))
 
@@ -143,7 +143,7 @@ class DecodeToVideo(io.ComfyNode):
             pieces = autoencoder.decode_bytes(vae, latent)
             first = next(pieces)
             height, width = first.shape[1:3]
-            path, file, subfolder = host.save_path(filename_prefix, chosen.extension, width, height)
+            path, file, subfolder = files.save_path(filename_prefix, chosen.extension, width, height)
             with VideoFile(path, width, height, rate, chosen, crf, tags) as video:
                 frames = (frame for piece in chain((first,), pieces) for frame in piece)
                 for done, frame in enumerate(frames, start=1):

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from . import checks, host
+from . import checks, files, host
 from .internals import COMPILE, LOADERS, LORAS, need, needing
 
 CATEGORY = "SwiftI2V/loaders"
@@ -14,12 +14,12 @@ NONE = "none"
 
 
 def _model_input(name: str, tooltip: str, *, optional: bool = False) -> io.Combo.Input:
-    files = host.model_files("diffusion_models")
-    return io.Combo.Input(name, options=[NONE, *files] if optional else files, tooltip=tooltip)
+    names = files.model_files("diffusion_models")
+    return io.Combo.Input(name, options=[NONE, *names] if optional else names, tooltip=tooltip)
 
 
 def _lora_input(name: str, tooltip: str) -> io.Combo.Input:
-    return io.Combo.Input(name, options=[NONE, *host.model_files("loras")], tooltip=tooltip)
+    return io.Combo.Input(name, options=[NONE, *files.model_files("loras")], tooltip=tooltip)
 
 
 def _lora_strength(name: str = "lora_strength") -> io.Float.Input:
@@ -50,7 +50,7 @@ def _shift() -> io.Float.Input:
 def _weight_dtype() -> io.Combo.Input:
     return io.Combo.Input(
         "weight_dtype",
-        options=list(host.WEIGHT_DTYPES),
+        options=list(files.WEIGHT_DTYPES),
         default="default",
         advanced=True,
         tooltip="Number format the weights are kept in. Default: as in the file. The fp8 formats halve "
@@ -79,21 +79,21 @@ def _check_asked(loras: tuple[str, ...], compile_blocks: bool) -> None:
     for name in loras:
         if name != NONE:
             need(LORAS)
-            host.check_lora_file(name)
+            files.check_lora_file(name)
 
 
 def _channels_asked(name: str, lora: str) -> int | None:
     """Return the input channels that a model will have, as far as the files tell before they are loaded."""
-    found = host.input_channels_of_file(name)
-    widened = None if lora == NONE else host.input_channels_of_lora(lora)
+    found = files.input_channels_of_file(name)
+    widened = None if lora == NONE else files.input_channels_of_lora(lora)
     return found if widened is None else widened
 
 
 def _load(name: str, lora: str, strength: float, shift: float, weight_dtype: str) -> Any:
     if lora == NONE:
-        return host.with_shift(host.load_model(name, weight_dtype), shift)
-    model = host.load_model(name, weight_dtype, host.input_channels_of_lora(lora))
-    return host.with_shift(host.apply_lora(model, lora, strength), shift)
+        return host.with_shift(files.load_model(name, weight_dtype), shift)
+    model = files.load_model(name, weight_dtype, files.input_channels_of_lora(lora))
+    return host.with_shift(files.apply_lora(model, lora, strength), shift)
 
 
 class LoadStageI(io.ComfyNode):

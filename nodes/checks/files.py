@@ -8,7 +8,7 @@ import sys
 
 from ...swifti2v_core.checkpoint import RESERVED_NAME
 from ...swifti2v_core.text import shortened
-from .. import host
+from .. import files
 
 LONGEST_PART = 200
 """Bytes of a part of a path; most file systems take 255, and a number and an ending are added."""
@@ -32,7 +32,7 @@ def filename_prefix(prefix: str) -> None:
         raise _refusal(prefix, "names no file", f"{prefix}SwiftI2V")
     _check_characters(prefix)
     _check_length(prefix)
-    output = os.path.realpath(host.output_folder())
+    output = os.path.realpath(files.output_folder())
     target = os.path.realpath(os.path.join(output, prefix))  # links followed, as writing does
     if not target.startswith(os.path.join(output, "")):
         raise _refusal(prefix, "leaves ComfyUI's output folder", os.path.basename(target))

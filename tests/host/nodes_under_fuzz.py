@@ -34,9 +34,9 @@ class Bench:
         self.pack, self._kinds = pack, kinds
         self._loads = 0
         load = comfy.model_management.load_models_gpu
-        file = pack.host.load_model
+        file = pack.modules["nodes.files"].load_model
         monkeypatch.setattr(comfy.model_management, "load_models_gpu", self._counted(load))
-        monkeypatch.setattr(pack.host, "load_model", self._counted(file))
+        monkeypatch.setattr(pack.modules["nodes.files"], "load_model", self._counted(file))
 
     def _counted(self, function):
         def counted(*args, **kwargs):

@@ -333,7 +333,7 @@ def test_another_arithmetic_is_another_run(pack, workspace, monkeypatch):
     core = pack.modules["swifti2v_core.fingerprint"]
     monkeypatch.setattr(comfy.model_management, "supports_fp8_compute", lambda *_: True)
     models = [
-        pack.host.load_model("tiny_stage2_detail.safetensors", dtype)
+        pack.modules["nodes.files"].load_model("tiny_stage2_detail.safetensors", dtype)
         for dtype in ("fp8_e4m3fn", "fp8_e4m3fn_fast")
     ]
     weights = [
@@ -350,7 +350,7 @@ def test_quantized_weights_can_be_saved(pack, sample, said):
     """ComfyUI's quantized layers list weights in their state that the module does not have."""
     import comfy.sd
 
-    path = pack.host._path("diffusion_models", "tiny_stage2_detail.safetensors")
+    path = pack.modules["nodes.files"]._path("diffusion_models", "tiny_stage2_detail.safetensors")
     state = load_file(path)
     kind = torch.tensor(list(b'{"format": "float8_e4m3fn"}'), dtype=torch.uint8)
     for key in [key for key in state if key.endswith("self_attn.q.weight")]:

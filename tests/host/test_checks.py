@@ -152,7 +152,7 @@ def guard(pack, monkeypatch):
         raise AssertionError("model work")
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", refuse)
-    monkeypatch.setattr(pack.host, "load_model", refuse)
+    monkeypatch.setattr(pack.modules["nodes.files"], "load_model", refuse)
     monkeypatch.setattr(pack.host, "sample", refuse)
     for name in ("encode", "encode_reference", "decode_bytes", "decode_images"):
         monkeypatch.setattr(pack.autoencoder, name, refuse)

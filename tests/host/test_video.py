@@ -136,4 +136,4 @@ def test_a_failed_run_leaves_no_file(pack, tmp_path):
 
 def test_metadata_can_be_switched_off(pack, monkeypatch):
     monkeypatch.setattr("comfy.cli_args.args.disable_metadata", True)
-    assert pack.host.workflow_metadata({"1": {}}, {"workflow": {}}) == {}
+    assert pack.modules["nodes.files"].workflow_metadata({"1": {}}, {"workflow": {}}) == {}
