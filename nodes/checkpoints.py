@@ -29,7 +29,7 @@ def inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip="Name under which finished segments are saved in output/swifti2v_checkpoints. The same "
-            "run, queued again after a crash or a cancel, goes on behind them and gives the same bits; a "
+            "run, queued again after a crash or a cancel, goes on behind them as if it had not stopped; a "
             "run that differs in anything starts anew beside them. Empty (default): nothing is saved.",
         ),
         io.Combo.Input(
@@ -59,18 +59,13 @@ class CheckpointChoice:
     Raises
     ------
     ValueError
-        If the name cannot be a folder's name, or ``files`` is something else.
+        If the name cannot be a folder's name.
     """
 
     name: str = ""
     files: str = KEEP
 
     def __post_init__(self) -> None:
-        if self.files not in (KEEP, DELETE):
-            raise ValueError(
-                f'checkpoint_files is "{self.files}", but must be "{KEEP}" or "{DELETE}"; the nearest '
-                f'valid value is "{KEEP}".'
-            )
         if self.name:
             need(CHECKPOINTS)
             check_name(self.name)

@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 import stat
-import textwrap
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -261,7 +260,7 @@ def _read(path: Path, expected: Mapping[str, str], shape: Sequence[int]) -> Tens
     try:
         frames = load(data)[FRAMES]
     except (SafetensorError, KeyError) as error:
-        raise ValueError(f"it is damaged ({textwrap.shorten(str(error), 150)}).") from None
+        raise ValueError(f"it is damaged ({shortened(str(error))}).") from None
     if frames.dtype != torch.float32 or tuple(frames.shape) != tuple(shape):
         raise ValueError(
             f"it holds {frames.dtype} of shape {tuple(frames.shape)}, not float32 {tuple(shape)}."

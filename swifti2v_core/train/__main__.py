@@ -17,12 +17,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
 from . import whole
 from .config import load_config
+
+logger = logging.getLogger("SwiftI2V")
 
 TRAININGS = ("autoencoder", "stage1", "stage2")
 MODULES = ("prepare", "export", "evaluate")
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run_all(options) if options.command == "all" else _run(options)
     except (ValueError, FloatingPointError, FileNotFoundError) as error:
-        print(f"Error: {error}", file=sys.stderr)
+        logger.error("Error: %s", error)
         return 1
 
 
@@ -56,7 +57,7 @@ def _run_all(options: argparse.Namespace) -> int:
     """Run all commands until one is not done; those that are done already take no time."""
     given = options.set
     for command, changes in whole.commands(load_config(options.config, given)):
-        print(f"== {command} {' '.join(f'{name}={value}' for name, value in changes.items())}")
+        logger.info("== %s %s", command, " ".join(f"{name}={value}" for name, value in changes.items()))
         options.command, options.set = command, [*given, *(f"{k}={v}" for k, v in changes.items())]
         code = _run(options)
         if code:
@@ -69,19 +70,23 @@ def _run(options: argparse.Namespace) -> int:
     if options.command in MODULES:
         importlib.import_module(f"{__package__}.{options.command}").run(config)
         return 0
-    from . import commands
+    from accelerate.utils import parse_flag_from_env
 
-    processes = options.processes or int(os.environ.get("WORLD_SIZE", "1"))
-    shared = options.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    from . import commands
+    from .trainer import process_state
+
+    state = process_state()
+    processes = options.processes or state.num_processes
+    shared = options.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")
     estimate = commands.estimate(config, options.command, processes, shared=shared)
-    if estimate is not None and os.environ.get("RANK", "0") == "0":
-        print(estimate.text())
+    if estimate is not None and state.is_main_process:
+        logger.info(estimate.text())
     if options.estimate:
         return 0
     outcome = getattr(commands, options.command)(config)
-    if os.environ.get("RANK", "0") == "0":
+    if state.is_main_process:
         done = "Done" if outcome.finished else "To be gone on with: give the command again"
-        print(f"{done}; {outcome.step} steps.")
+        logger.info("%s; %d steps.", done, outcome.step)
     return 0 if outcome.finished else 3
 
 

@@ -1,5 +1,7 @@
 """The estimate against what PyTorch really allocates and computes, at tiny size on the CPU."""
 
+import logging
+
 import pytest
 import torch
 from tiny_training import NETWORK, make_dataset, project, stage_one, stage_two
@@ -100,7 +102,8 @@ def test_the_paper_s_window_has_its_tokens():
     assert window_tokens(stage_two(""), 21, 1408, 2560) == 17600
 
 
-def test_the_command_says_it_before_it_starts(tmp_path, capsys):
+def test_the_command_says_it_before_it_starts(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "SwiftI2V")
     folder = make_dataset(tmp_path / "data", lengths=(5,))
     config = project(
         folder,
@@ -110,15 +113,16 @@ def test_the_command_says_it_before_it_starts(tmp_path, capsys):
     save_config(config, tmp_path / "p.yaml")
     for command in ("stage1", "stage2"):
         assert main([command, "--config", str(tmp_path / "p.yaml"), "--estimate"]) == 0
-        said = capsys.readouterr().out
+        said = caplog.text
+        caplog.clear()
         assert "GiB per process" in said and "TFLOP a step" in said
     assert not (tmp_path / "two").exists()
     assert commands.estimate(config, "stage2", 1, shared=False).tokens == 5 * 2 * 3
     assert main(["stage2", "--config", str(tmp_path / "p.yaml")]) == 0
-    assert "Done; 1 steps." in capsys.readouterr().out
+    assert "Done; 1 steps." in caplog.text
 
 
-def test_errors_are_one_sentence_and_a_number(tmp_path, capsys):
+def test_errors_are_one_sentence_and_a_number(tmp_path, caplog):
     (tmp_path / "p.yaml").write_text("stage2: {steps: 0}")
     assert main(["stage2", "--config", str(tmp_path / "p.yaml")]) == 1
-    assert "stage2: steps is 0, but must be at least 1" in capsys.readouterr().err
+    assert "stage2: steps is 0, but must be at least 1" in caplog.text
