@@ -6,7 +6,6 @@ A target returns quietly where its input is valid or refused as documented; anyt
 from __future__ import annotations
 
 import io
-import logging
 import sys
 import tempfile
 from collections.abc import Callable
@@ -27,8 +26,6 @@ from swifti2v_core.sigmas import flow_sigmas, parse_timesteps
 
 SHAPE = (1, 48, 1, 1, 1)
 """Of the checkpoint file's frames."""
-
-logging.disable()  # files that are ignored are reported
 
 
 def is_sentence(error: ValueError) -> None:
