@@ -730,7 +730,7 @@ def suite_commands(suite: str, python: Path, expression: str | None) -> list[lis
     if suite == "lint":
         return [[*module, "ruff", "check", "."], [*module, "ruff", "format", "--check", "."]]
     if suite == "types":
-        return [[*module, "mypy", "swifti2v_core"]]
+        return [[*module, "mypy"]]
     command = [*module, "pytest", "-c", "tests/pytest.ini", "--rootdir", "tests", f"tests/{suite}"]
     return [[*command, "-k", expression] if expression else command]
 

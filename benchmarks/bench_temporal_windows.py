@@ -26,7 +26,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from swifti2v_core.temporal_windows import attend_in_windows, check_window_frames, plan_windows  # noqa: E402
+from swifti2v_core.attention.temporal_windows import attend_in_windows, check_window_frames, plan_windows  # noqa: E402
 
 HEADS, HEAD_CHANNELS = 24, 128
 LENGTHS = (8, 16, 32, 64)

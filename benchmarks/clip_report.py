@@ -20,7 +20,8 @@ import torch
 from plot import GRAY, ORANGE, Panel, Series, save_panels
 
 from swifti2v_core.geometry import FRAMES_PER_LATENT
-from swifti2v_core.metrics import (
+from swifti2v_train.data.videos import read_frames
+from swifti2v_train.evaluation.metrics import (
     LATTICE,
     ClipStatistics,
     laplacian_ratio,
@@ -34,7 +35,6 @@ from swifti2v_core.metrics import (
     segment_starts,
     slope,
 )
-from swifti2v_core.train.videos import read_frames
 
 ACCEPTED_LAPLACIAN = (0.9, 1.2)
 """Laplacian ratios to stay within; the clips the authors published end at 1.37 in the median."""

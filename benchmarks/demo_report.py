@@ -24,12 +24,12 @@ import torch
 from command_line import boot
 from repository import TINY
 
-from swifti2v_core.camera import CameraMove, camera_motion
-from swifti2v_core.metrics import fidelity, sharpness
-from swifti2v_core.resize import resize
-from swifti2v_core.train.photos import read_photo
-from swifti2v_core.train.sheets import save_sheet, strip
-from swifti2v_core.train.videos import read_frames
+from swifti2v_core.images import resize
+from swifti2v_core.stage_one.camera import CameraMove, camera_motion
+from swifti2v_train.data.photos import read_photo
+from swifti2v_train.data.videos import read_frames
+from swifti2v_train.evaluation.contact_sheets import save_sheet, strip
+from swifti2v_train.evaluation.metrics import fidelity, sharpness
 
 SHEET_COLUMNS = 6
 THUMBNAIL_WIDTH = 320

@@ -1,6 +1,6 @@
 """Evidence for or against Stage II: known motion over held-out photos, with spread over clips and seeds.
 
-A clip is a scene of ``swifti2v_core/train/synthesize.py``: a photo, a camera move and sometimes a piece of
+A clip is a scene of ``swifti2v_train/synthesize.py``: a photo, a camera move and sometimes a piece of
 the next photo moving in front, all drawn from the clip's number. Rendered at full size it is the truth,
 averaged down to half of it and sent through the autoencoder the motion, about as soft as a Stage I model
 leaves it (``--motion clean`` leaves that out). Everything else is done by the nodes in a real ComfyUI in
@@ -28,10 +28,13 @@ from command_line import comfyui_version
 from repository import TINY
 from tiny_host import Bench, comfyui, decode, encode, load, load_stage_two, run_node
 
-from swifti2v_core.plan import plan_segments
-from swifti2v_core.resize import resize
-from swifti2v_core.train.dataset import EMPTY_TEXT_TOKENS
-from swifti2v_core.train.evidence import (
+from swifti2v_core.images import resize
+from swifti2v_core.stage_two.segments import plan_segments
+from swifti2v_train.data.dataset import EMPTY_TEXT_TOKENS
+from swifti2v_train.data.photos import read_photo
+from swifti2v_train.data.synthetic_scenes import average_down, draw_scene, render_scene
+from swifti2v_train.evaluation.contact_sheets import save_sheet, strip
+from swifti2v_train.evaluation.figures import (
     CEILING,
     PLAIN,
     REFERENCE,
@@ -41,13 +44,10 @@ from swifti2v_core.train.evidence import (
     gap_figures,
     quality_table,
 )
-from swifti2v_core.train.model import WindowTransformer, network_from
-from swifti2v_core.train.native_keys import load_native
-from swifti2v_core.train.photos import read_photo
-from swifti2v_core.train.sampling import generate_segments
-from swifti2v_core.train.sheets import save_sheet, strip
-from swifti2v_core.train.synthesize import average_down, draw_scene, render_scene
-from swifti2v_core.train.windows import without_anchor
+from swifti2v_train.networks.native_keys import load_native
+from swifti2v_train.networks.sampling import generate_segments
+from swifti2v_train.networks.window_transformer import WindowTransformer, network_from
+from swifti2v_train.tasks.stage_two import without_anchor
 
 CSG: dict[str, dict[str, Any]] = {f"CSG, {n} step{'s' * (n > 1)}": {"steps": n} for n in (1, 2, 4)}
 """Inputs of the segment sampler beside its defaults."""

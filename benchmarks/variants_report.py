@@ -28,8 +28,11 @@ from PIL import Image
 from repository import TINY
 from tiny_host import Bench, comfyui, decode, encode, load, run_node, with_anchor
 
-from swifti2v_core.camera import CameraMove, camera_motion
-from swifti2v_core.metrics import (
+from swifti2v_core.images import resize
+from swifti2v_core.stage_one.camera import CameraMove, camera_motion
+from swifti2v_train.data.photos import read_photo
+from swifti2v_train.evaluation.contact_sheets import save_sheet, strip
+from swifti2v_train.evaluation.metrics import (
     ClipStatistics,
     laplacian_ratio,
     laplacian_slope,
@@ -40,9 +43,6 @@ from swifti2v_core.metrics import (
     motion_amount,
     seam_energy,
 )
-from swifti2v_core.resize import resize
-from swifti2v_core.train.photos import read_photo
-from swifti2v_core.train.sheets import save_sheet, strip
 
 MOVE = CameraMove(pan_x=0.08, zoom=1.15, rotate=2.0, sway=0.01, seed=1)
 """A move of every kind at once, in the frame for the whole clip."""

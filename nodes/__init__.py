@@ -2,14 +2,14 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .anchor import AnchorEncode
-from .camera_move import CameraMotion
-from .decode import DecodeToVideo, TiledVAEDecode
-from .loaders import LoadStageI, LoadStageII
-from .motion import MotionSampler
-from .prompts import PromptRange
-from .refiner import TemporalWindows
-from .sampler import SegmentSampler, SegmentSamplerAdvanced
+from .anchor_encode import AnchorEncode
+from .camera_motion import CameraMotion
+from .load_models import LoadStageI, LoadStageII
+from .motion_sampler import MotionSampler
+from .prompt_range import PromptRange
+from .segment_sampler import SegmentSampler, SegmentSamplerAdvanced
+from .temporal_windows import TemporalWindows
+from .vae_decode import DecodeToVideo, TiledVAEDecode
 
 
 class SwiftI2VExtension(ComfyExtension):

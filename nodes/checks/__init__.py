@@ -1,7 +1,7 @@
 """What can be wrong with a node's inputs, said in one sentence before any model loads."""
 
 from .compiler import can_compile
-from .conditions import (
+from .conditioning import (
     PROMPT_FRAMES,
     conditioning,
     guider_conditions,
@@ -10,18 +10,8 @@ from .conditions import (
     ranges_of,
     without_ranges,
 )
-from .files import filename_prefix
-from .models import (
-    check_stage_one_channels,
-    model,
-    stage_one_model,
-    stage_two_kind,
-    stage_two_model,
-    vae,
-    whole_windows,
-)
-from .sampling import custom_sampling, finite_segment, from_pure_noise, noise_fits, segment_range
-from .tensors import (
+from .file_names import filename_prefix
+from .latents import (
     KEYFRAME_TIMES,
     clip_fits_memory,
     decodable_at_once,
@@ -35,7 +25,17 @@ from .tensors import (
     same_shape,
     stage_two_latent,
 )
-from .values import frames_fit_memory
+from .models import (
+    check_stage_one_channels,
+    model,
+    stage_one_model,
+    stage_two_kind,
+    stage_two_model,
+    vae,
+    whole_windows,
+)
+from .numbers import frames_fit_memory
+from .sampling import custom_sampling, finite_segment, from_pure_noise, noise_fits, segment_range
 from .widgets import checked_widgets
 
 __all__ = [

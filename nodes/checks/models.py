@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import autoencoder, host, temporal
-from .kinds import kind_of
+from ..comfyui import host, temporal_model
+from ..pipeline import autoencoder
+from .describe import kind_of
 
 STAGE_TWO_KINDS = {48: "plain", 96: "concat"}
 """Kinds of Stage II weights by input channels: 48 noisy, or 48 noisy and 48 reference."""
@@ -108,7 +109,10 @@ def whole_windows(model: Any, segments: list[Any]) -> None:
 
     These hold frames that are apart in the clip, the photo with all of them.
     """
-    limit, longest = temporal.window_frames_of(model), max(len(segment.window) for segment in segments)
+    limit, longest = (
+        temporal_model.window_frames_of(model),
+        max(len(segment.window) for segment in segments),
+    )
     if limit is not None and limit < longest:
         raise ValueError(
             f"The model comes from SwiftI2V Temporal Window Attention with window_frames {limit}, but a "

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from .kinds import is_number, kind_of, shown
-from .values import floats
+from .describe import is_number, kind_of, shown
+from .numbers import floats
 
 MOST_STEPS = 10000
 """Longest schedule; a longer one is a mistake that would run for days."""

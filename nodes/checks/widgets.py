@@ -11,7 +11,7 @@ import numpy
 from comfy_api.latest import io
 
 from ...swifti2v_core.text import shortened
-from .kinds import is_number, shown, whole
+from .describe import is_number, shown, whole
 
 LONGEST_TEXT = 10000
 """Characters of a text widget; 1000 timesteps take half of it."""

@@ -16,13 +16,13 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from swifti2v_core import checkpoint
-from swifti2v_core.fingerprint import fingerprint
 from swifti2v_core.geometry import latent_frame_of
-from swifti2v_core.keyframes import keyframe_frames
-from swifti2v_core.plan import plan_segments
-from swifti2v_core.prompt_ranges import check_frame_range, check_ranges_in_clip, chosen_prompts
+from swifti2v_core.reference.keyframes import keyframe_frames
+from swifti2v_core.resume import saved_segments
+from swifti2v_core.resume.fingerprint import fingerprint
 from swifti2v_core.sigmas import flow_sigmas, parse_timesteps
+from swifti2v_core.stage_two.prompt_ranges import check_frame_range, check_ranges_in_clip, chosen_prompts
+from swifti2v_core.stage_two.segments import plan_segments
 
 SHAPE = (1, 48, 1, 1, 1)
 """Of the checkpoint file's frames."""
@@ -89,7 +89,7 @@ def checkpoint_name(data: bytes) -> None:
     """A name that is taken is the name of one folder inside the folder of checkpoints."""
     name = as_text(data)
     try:
-        checkpoint.check_name(name)
+        saved_segments.check_name(name)
     except ValueError as error:
         is_sentence(error)
         return
@@ -100,16 +100,16 @@ def checkpoint_name(data: bytes) -> None:
 def checkpoint_metadata(data: bytes) -> None:
     """Metadata is texts, or one documented error."""
     try:
-        metadata = checkpoint.read_metadata(io.BytesIO(data))
+        metadata = saved_segments.read_metadata(io.BytesIO(data))
     except ValueError as error:
         is_sentence(error)
         return
     assert all(isinstance(each, str) for entry in metadata.items() for each in entry)
 
 
-def a_checkpoint() -> checkpoint.Checkpoint:
+def a_checkpoint() -> saved_segments.Checkpoint:
     """Return the checkpoint of one and the same run."""
-    return checkpoint.Checkpoint(Path(FOLDER.name), "fuzz", {"seed": fingerprint(0)})
+    return saved_segments.Checkpoint(Path(FOLDER.name), "fuzz", {"seed": fingerprint(0)})
 
 
 def valid_file() -> Path:

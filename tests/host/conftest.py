@@ -25,8 +25,8 @@ def pytest_configure():
     if HOST is None:
         raise pytest.UsageError("Host tests need a ComfyUI: run them with `python3 dev.py test host`.")
     sys.path.insert(0, str(HOST))
-    # For swifti2v_core.train and the tests' helpers; last, so that `nodes` stays the host's.
-    sys.path += [str(ROOT), str(ROOT / "tests")]
+    # For swifti2v_train and the tests' helpers; last, so that `nodes` stays the host's.
+    sys.path += [str(ROOT), str(ROOT / "tests" / "support")]
     arguments, sys.argv = sys.argv, ["main.py", "--cpu", "--disable-all-custom-nodes"]
     import comfy.options
 
@@ -72,13 +72,13 @@ def pack(workspace):
     }
     return SimpleNamespace(
         nodes={k: v for k, v in host_nodes.NODE_CLASS_MAPPINGS.items() if k.startswith("SwiftI2V_")},
-        host=modules["nodes.host"],
-        identity=modules["nodes.identity"],
-        autoencoder=modules["nodes.autoencoder"],
+        host=modules["nodes.comfyui.host"],
+        identity=modules["nodes.comfyui.model_identity"],
+        autoencoder=modules["nodes.pipeline.autoencoder"],
         checks=modules["nodes.checks"],
-        segment_sampling=modules["nodes.segment_sampling"],
-        video_file=modules["nodes.video_file"],
-        windows=modules["nodes.windows"],
+        segment_sampling=modules["nodes.pipeline.stage_two"],
+        video_file=modules["nodes.pipeline.video_file"],
+        windows=modules["nodes.comfyui.window_model"],
         modules=modules,
     )
 

@@ -1,6 +1,6 @@
 import pytest
 
-from swifti2v_core.keyframes import keyframe_frames
+from swifti2v_core.reference.keyframes import keyframe_frames
 from swifti2v_core.sigmas import parse_timesteps
 from swifti2v_core.text import LONGEST, shortened
 

@@ -1,0 +1,173 @@
+"""Anchor encoding and the hybrid reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..swifti2v_core.geometry import check_size, latent_frame_count, latent_frame_of
+from ..swifti2v_core.progress import after
+from ..swifti2v_core.reference.hybrid import (
+    KEYFRAME_CLIP_FRAMES,
+    ReferenceSettings,
+    keyframe_chunks,
+    reference_chunks,
+)
+from . import checks, shared_inputs
+from .comfyui import host
+from .comfyui.progress import frame_progress
+from .pipeline import autoencoder, memory_advice
+
+
+class AnchorEncode(io.ComfyNode):
+    """Put photo and motion clip together and encode them."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SwiftI2V_AnchorEncode",
+            display_name="SwiftI2V Anchor Encode (Hybrid Reference)",
+            category="SwiftI2V",
+            description="Enlarges a motion clip of any origin to the final size, puts the photo in as "
+            "frame 0 and encodes the result: the reference that Stage II follows.",
+            search_aliases=["z_ref", "hybrid reference", "swifti2v"],
+            inputs=[
+                io.Image.Input(
+                    "image",
+                    tooltip="The photo, one image at full size. It becomes frame 0 and the anchor that "
+                    "every segment looks at. A batch is several photos, not the frames of a video: each "
+                    "gets a clip of its own.",
+                ),
+                io.Image.Input(
+                    "motion",
+                    tooltip="The motion clip as frames: from SwiftI2V Motion Sampler, SwiftI2V Camera "
+                    "Motion, a loaded video or any other image-to-video node. Any size; another "
+                    "number of frames than asked is spread over the same time. For several photos one "
+                    "clip each, one behind the other, as Stage I gives them.",
+                ),
+                io.Vae.Input(
+                    "vae",
+                    tooltip="The VAE of Stage II: the Wan2.2 VAE with 48 channels.",
+                ),
+                *shared_inputs.size(
+                    2560, 1408, 32, "Must be a multiple of 32; more pixels cost more time."
+                ),
+                shared_inputs.frames("the finished video"),
+                shared_inputs.fit(),
+                io.Combo.Input(
+                    "upscale",
+                    options=["bicubic", "lanczos"],
+                    default="bicubic",
+                    tooltip="Kernel that enlarges the motion. bicubic (default) is what Stage II weights "
+                    "are trained on; lanczos is a little crisper and rings more at hard edges.",
+                ),
+                io.Boolean.Input(
+                    "color_match",
+                    default=False,
+                    tooltip="Gives the motion clip the photo's brightness and color, measured on frame 0 "
+                    "and applied to all frames. Default off; turn it on when the clip has a cast.",
+                ),
+                io.Image.Input(
+                    "keyframes",
+                    optional=True,
+                    tooltip="More photos that the video passes through, as a batch: the last frame of a "
+                    "first/last-frame video, for example. Unconnected: the photo alone. The motion should "
+                    "go there, too; connect the output of the same name to the segment sampler.",
+                ),
+                io.String.Input(
+                    "keyframe_times",
+                    default="",
+                    optional=True,
+                    tooltip="Frame number of each keyframe, such as 40, 80: ascending, from 1, at most one "
+                    "every 4 frames. Default empty: spread evenly, the last one on the last frame.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="z_ref",
+                    tooltip="The reference latent; its latent frame 0 is the photo. Save it with "
+                    "Save Latent to try several Stage II settings.",
+                ),
+                io.Latent.Output(
+                    display_name="keyframes",
+                    tooltip="The keyframes and their times, for a segment sampler; nothing without "
+                    "keyframes.",
+                ),
+            ],
+        )
+
+    @classmethod
+    @checks.checked_widgets
+    def execute(
+        cls,
+        image: torch.Tensor,
+        motion: torch.Tensor,
+        vae: object,
+        width: int,
+        height: int,
+        frames: int,
+        fit: str,
+        upscale: str,
+        color_match: bool,
+        keyframes: torch.Tensor | None = None,
+        keyframe_times: str = "",
+    ) -> io.NodeOutput:
+        checks.image(image, "The photo")
+        motions = checks.motion_of(motion, len(image)).split(len(motion) // len(image))
+        checks.vae(vae, channels=48)
+        check_size(width, height)
+        latent_frame_count(frames)
+        checks.clip_fits_memory(vae, frames, width, height)
+        if len(motions[0]) != frames:
+            host.logger.warning(
+                "The motion clip has %d frames and %d are asked for: frames are repeated or skipped "
+                "to cover the same time.",
+                len(motions[0]),
+                frames,
+            )
+        settings = ReferenceSettings(width, height, frames, fit, upscale)
+        numbers = checks.keyframe_numbers(keyframes, keyframe_times, frames, len(image))
+        aspect = motion.shape[2] / motion.shape[1]
+        for pictures in (image,) if keyframes is None else (image, keyframes):
+            checks.framed_fits_memory(pictures, aspect, fit)
+        photos = {} if keyframes is None else dict(zip(numbers, keyframes.split(1), strict=True))
+
+        def chunks(clip: int, device: torch.device) -> Iterator[torch.Tensor]:
+            report = after(frame_progress(frames * len(image)), frames * clip)
+            photo = image[clip : clip + 1].to(device)
+            return reference_chunks(photo, motions[clip], settings, color_match, report, photos)
+
+        def encode() -> io.NodeOutput:
+            references = [
+                autoencoder.encode_reference(vae, frames, height, width, partial(chunks, clip))
+                for clip in range(len(image))
+            ]
+            stills = [_encode_keyframe(vae, photo, aspect, settings) for photo in photos.values()]
+            return io.NodeOutput({"samples": torch.cat(references)}, _keyframe_latent(stills, numbers))
+
+        work = partial(autoencoder.encode_work, vae, frames, height, width)
+        return memory_advice.telling(work, autoencoder.device_of(vae), encode)
+
+
+def _encode_keyframe(
+    vae: object, photo: torch.Tensor, motion_aspect: float, settings: ReferenceSettings
+) -> torch.Tensor:
+    """Return the latent frame ``[1, 48, 1, h, w]`` of a moment at which a video shows ``photo``."""
+
+    def chunks(device: torch.device) -> Iterator[torch.Tensor]:
+        return keyframe_chunks(photo.to(device), motion_aspect, settings)
+
+    clip = autoencoder.encode_reference(vae, KEYFRAME_CLIP_FRAMES, settings.height, settings.width, chunks)
+    return clip[:, :, 1:]
+
+
+def _keyframe_latent(stills: list[torch.Tensor], numbers: list[int]) -> dict[str, Any] | None:
+    """Return the LATENT that carries keyframes to a segment sampler, None without any."""
+    if not stills:
+        return None
+    times = [latent_frame_of(number) for number in numbers]
+    return {"samples": torch.cat(stills, dim=2), checks.KEYFRAME_TIMES: times}

@@ -1,0 +1,281 @@
+"""Stage I: a small motion clip, by a model or by a camera move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..swifti2v_core.geometry import check_size, latent_frame_count, pixel_frame_count
+from ..swifti2v_core.images import fit_frames
+from ..swifti2v_core.sigmas import EXPERT_BOUNDARY
+from ..swifti2v_core.stage_one.chunks import Chunk, plan_chunks
+from ..swifti2v_core.stage_one.two_sizes import (
+    Leg,
+    large_photo,
+    large_size,
+    match_snr,
+    plan_parts,
+    reshift_legs,
+)
+from . import checks, shared_inputs
+from .comfyui import host, memory
+from .comfyui.internals import SAMPLING, needing
+from .pipeline import autoencoder, memory_advice
+from .pipeline.memory_advice import Advice, Work, fewer_frames, smaller_sizes
+from .pipeline.stage_one import ENCODINGS, STARTS, MotionSampling
+
+CATEGORY = "SwiftI2V"
+
+
+def _reshift_inputs() -> list[Any]:
+    return [
+        io.Int.Input(
+            "reshift_steps",
+            default=0,
+            min=0,
+            max=999,
+            optional=True,
+            advanced=True,
+            tooltip="Noise reshifting: how many of the first steps run at a larger size, where the model "
+            "lays out the scene better; the rest runs at the size of the clip. Default 0 (off). 10 of "
+            "40 steps is what SURF uses. Leave it off with 4-step LoRAs and distilled models: they "
+            "are trained to walk their few steps without a break, and one step is already a quarter.",
+        ),
+        io.Float.Input(
+            "reshift_scale",
+            default=1.5,
+            min=1.0,
+            max=4.0,
+            step=0.05,
+            round=0.001,
+            optional=True,
+            advanced=True,
+            tooltip="How much larger the first steps are, per side. Default 1.5; with 640x352 that is "
+            "960x528 (960x544 with TI2V-5B), above the 480P that models are trained on. Ignored while "
+            "reshift_steps is 0.",
+        ),
+        io.Boolean.Input(
+            "reshift_match_snr",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip="Gives the rest less noise, because the same noise hides more in a smaller picture. "
+            "Keeps more of the first steps' layout and leaves less to redraw. Default off, as in SURF. "
+            "Ignored while reshift_steps is 0.",
+        ),
+    ]
+
+
+def _chunk_inputs() -> list[Any]:
+    return [
+        io.Int.Input(
+            "chunk_frames",
+            default=0,
+            min=0,
+            max=4001,  # and no step of 4: counted from 0, it would round a typed 81 to 80
+            optional=True,
+            advanced=True,
+            tooltip="Long clips: how many frames are sampled at once. A longer clip is made in chunks that "
+            "overlap, each going on from the last frames of the one before, so memory does not grow with "
+            "the clip. A14B was trained for 81, TI2V-5B for 121. Must be 4n+1. Default 0 (the whole clip "
+            "at once).",
+        ),
+        io.Int.Input(
+            "overlap_frames",
+            default=8,
+            min=4,
+            max=4000,
+            step=4,
+            optional=True,
+            advanced=True,
+            tooltip="How many frames a chunk shares with the one before. Default 8. More of them carry the "
+            "motion on better and take longer. Must be a multiple of 4. Ignored while chunk_frames is 0.",
+        ),
+    ]
+
+
+class MotionSampler(io.ComfyNode):
+    """Make the small motion clip with an image-to-video model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SwiftI2V_MotionSampler",
+            display_name="SwiftI2V Motion Sampler (Stage I)",
+            category=CATEGORY,
+            description="Turns the photo into a small motion clip with Wan2.2-I2V-A14B (two experts) "
+            "or Wan2.2-TI2V-5B. Any other image-to-video node can take its place.",
+            search_aliases=["image to video", "wan2.2 i2v", "moe sampler", "swifti2v"],
+            inputs=[
+                io.Model.Input(
+                    "model_high_noise",
+                    tooltip="The high-noise expert of Wan2.2-I2V-A14B, or a single model such as "
+                    "Wan2.2-TI2V-5B. With another loader than SwiftI2V's, set the shift to 5 with "
+                    "ModelSamplingSD3.",
+                ),
+                io.Vae.Input(
+                    "vae",
+                    tooltip="The VAE of Stage I: Wan2.1 (16 channels) for A14B, Wan2.2 (48) for TI2V.",
+                ),
+                io.Image.Input("image", tooltip=shared_inputs.PHOTOS),
+                io.Model.Input(
+                    "model_low_noise",
+                    optional=True,
+                    tooltip="The low-noise expert, which takes over below the boundary. Unconnected: the "
+                    "first model does all steps.",
+                ),
+                *shared_inputs.prompts("the clip"),
+                *shared_inputs.size(640, 352, 16, shared_inputs.SIZE_RULE),
+                shared_inputs.frames("the clip"),
+                shared_inputs.seed("the motion"),
+                shared_inputs.steps(),
+                shared_inputs.cfg(),
+                shared_inputs.sampler_name(),
+                shared_inputs.fit(),
+                io.Float.Input(
+                    "boundary",
+                    default=EXPERT_BOUNDARY,
+                    min=0.0,
+                    max=1.0,
+                    step=0.005,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Noise level (sigma) below which the low-noise expert takes over. Default "
+                    "0.9, what Wan2.2-I2V-A14B was trained with. Ignored with one model.",
+                ),
+                shared_inputs.timesteps(),
+                *_reshift_inputs(),
+                *_chunk_inputs(),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="frames",
+                    tooltip="The motion clip, for SwiftI2V Anchor Encode; clip after clip for a batch.",
+                ),
+                io.Latent.Output(
+                    display_name="latent", tooltip="The same clip as a latent of the Stage I VAE."
+                ),
+            ],
+        )
+
+    @classmethod
+    @needing(SAMPLING)
+    @checks.checked_widgets
+    def execute(
+        cls,
+        model_high_noise: Any,
+        vae: Any,
+        image: torch.Tensor,
+        width: int,
+        height: int,
+        frames: int,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        fit: str,
+        model_low_noise: Any = None,
+        positive: Any = None,
+        negative: Any = None,
+        boundary: float = EXPERT_BOUNDARY,
+        timesteps: str = "",
+        reshift_steps: int = 0,
+        reshift_scale: float = 1.5,
+        reshift_match_snr: bool = False,
+        chunk_frames: int = 0,
+        overlap_frames: int = 8,
+    ) -> io.NodeOutput:
+        models = _experts(model_high_noise, model_low_noise)
+        channels = _check_experts(models)
+        checks.image(image, "The photo")
+        checks.vae(vae, channels)
+        multiple = 16 if channels == 16 else 32
+        check_size(width, height, multiple)
+        chunks = plan_chunks(frames, chunk_frames, overlap_frames)
+        checks.frames_fit_memory(len(image), frames, width, height)
+        _check_one_size(chunks, reshift_steps)
+        prompts = checks.prompts(model_high_noise, positive, negative)
+        sigmas = checks.from_pure_noise(shared_inputs.schedule(model_high_noise, steps, timesteps))
+        legs = [Leg(width, height, sigmas)]
+        if reshift_steps:
+            large = large_size(width, height, reshift_scale, multiple)
+            checks.framed_fits_memory(image, width / height, fit)
+            first, rest = reshift_legs(sigmas, reshift_steps, large, (width, height))
+            legs = [first, match_snr(first, rest) if reshift_match_snr else rest]
+
+        # Chunks are equally long, and all go on from what is encoded for the first one.
+        encoded = pixel_frame_count(len(chunks[0].frames))
+        parts = plan_parts(legs, boundary if len(models) == 2 else 0.0)
+        sampler = host.sampler_object(sampler_name)
+        sampling = MotionSampling(models, prompts, cfg, sampler, STARTS[channels], chunks)
+
+        def make() -> io.NodeOutput:
+            clips = [
+                [ENCODINGS[channels](vae, sized, encoded) for sized in _photos(photo, legs, fit)]
+                for photo in image.split(1)
+            ]
+            latent = sampling.run(parts, clips, seed)
+            return io.NodeOutput(autoencoder.decode_images(vae, latent), {"samples": latent})
+
+        work = partial(_work, models[0], channels, legs, encoded, overlap_frames)
+        return memory_advice.telling(work, models[0].load_device, make)
+
+
+def _work(model: Any, channels: int, legs: list[Leg], frames: int, overlap_frames: int) -> Work:
+    """Return what a user must know if a sampling of ``frames`` frames runs out of memory."""
+    multiple, factor = (16, 8) if channels == 16 else (32, 16)
+    first, clip = legs[0], legs[-1]  # the larger one comes first
+
+    def need(count: int, width: int, height: int) -> float | None:
+        shape = (1, channels, latent_frame_count(count), height // factor, width // factor)
+        return memory.sampling_need(model, shape)
+
+    def smaller() -> Iterator[Advice]:
+        if len(legs) > 1:
+            yield "set reshift_steps to 0", need(frames, clip.width, clip.height)
+        else:
+            least = overlap_frames + 1
+            yield from fewer_frames(
+                "chunk_frames", frames, lambda count: need(count, clip.width, clip.height), least
+            )
+        yield from smaller_sizes(clip.width, clip.height, partial(need, frames), multiple)
+
+    what = f"A sampling of {frames} frames at {first.width}x{first.height}"
+    return Work(what, need(frames, first.width, first.height), smaller)
+
+
+def _experts(high: Any, low: Any) -> list[Any]:
+    return [high] if low is None or low is high else [high, low]
+
+
+def _check_experts(experts: list[Any]) -> int:
+    names = ("model_high_noise", "model_low_noise")
+    found = [checks.stage_one_model(model, name) for model, name in zip(experts, names, strict=False)]
+    if len(set(found)) > 1:
+        raise ValueError(
+            f"model_high_noise makes {found[0]}-channel latents and model_low_noise {found[1]}, but "
+            "both experts must be of one kind; load the pair of Wan2.2-I2V-A14B."
+        )
+    return found[0]
+
+
+def _check_one_size(chunks: list[Chunk], reshift_steps: int) -> None:
+    """Raise ValueError if a clip in chunks were to begin at another size."""
+    if len(chunks) > 1 and reshift_steps:
+        raise ValueError(
+            f"reshift_steps is {reshift_steps}, but a clip in chunks goes on from frames that exist at its "
+            "own size only; the nearest valid value is 0, or set chunk_frames to 0."
+        )
+
+
+def _photos(photo: torch.Tensor, legs: list[Leg], fit: str) -> list[torch.Tensor]:
+    """Return the photo at the size of every leg, all framed as in the last one, the clip itself."""
+    *before, clip = legs
+    return [
+        *(large_photo(photo, leg, clip, fit) for leg in before),
+        fit_frames(photo, clip.width, clip.height, fit),
+    ]

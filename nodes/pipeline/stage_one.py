@@ -1,0 +1,195 @@
+"""One run of Stage I over ComfyUI's own sampling; the node is in `motion`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+
+from ...swifti2v_core.geometry import latent_frame_count
+from ...swifti2v_core.seeds import clip_seed
+from ...swifti2v_core.stage_one.chunks import Chunk, append_chunk, go_on_from
+from ...swifti2v_core.stage_one.photo_start import keep_clean, photo_first, photo_then_gray
+from ...swifti2v_core.stage_one.two_sizes import Part, shrink
+from ...swifti2v_core.stage_two.segment_loop import clean_mask
+from ..comfyui import host
+from ..comfyui.progress import SamplingProgress
+from . import autoencoder
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a Stage I sampling starts from.
+
+    Attributes
+    ----------
+    latent
+        ``[1, C, T, h, w]``.
+    mask
+        Noise mask, or None where no frame is clean.
+    conditions
+        Entries added to the conditioning.
+    """
+
+    latent: torch.Tensor
+    mask: torch.Tensor | None
+    conditions: dict[str, Any]
+
+
+def _encode_a14b(vae: Any, photo: torch.Tensor, frames: int) -> torch.Tensor:
+    return autoencoder.encode(vae, photo_then_gray(photo, frames))
+
+
+def _encode_ti2v(vae: Any, photo: torch.Tensor, frames: int) -> torch.Tensor:
+    return photo_first(autoencoder.encode(vae, photo), latent_frame_count(frames))
+
+
+def _start_a14b(reference: torch.Tensor, clean: int) -> Start:
+    """Known frames as concatenated latent and mask (Wan2.2-I2V-A14B)."""
+    mask = clean_mask(reference.shape[2], clean, *reference.shape[3:])
+    return Start(torch.zeros_like(reference), None, {"concat_latent_image": reference, "concat_mask": mask})
+
+
+def _start_ti2v(reference: torch.Tensor, clean: int) -> Start:
+    """Known frames as clean latent frames (Wan2.2-TI2V)."""
+    return Start(reference, clean_mask(reference.shape[2], clean, *reference.shape[3:]), {})
+
+
+ENCODINGS = {16: _encode_a14b, 48: _encode_ti2v}
+"""What makes the latent ``[1, C, T, h, w]`` with the photo first, by latent channels of the model."""
+
+STARTS = {16: _start_a14b, 48: _start_ti2v}
+"""What makes a start from such a latent and the number of its first frames that are known."""
+
+
+@dataclass(frozen=True)
+class MotionSampling:
+    """One run of Stage I over ComfyUI's own sampling.
+
+    Attributes
+    ----------
+    models
+        The experts, or the only model.
+    prompts
+        Positive and negative CONDITIONING.
+    cfg
+        Guidance.
+    sampler
+        SAMPLER of every part.
+    start
+        One of `STARTS`.
+    chunks
+        Those of every clip, see `chunks.plan_chunks`.
+    """
+
+    models: list[Any]
+    prompts: tuple[Any, Any]
+    cfg: float
+    sampler: Any
+    start: Callable[[torch.Tensor, int], Start]
+    chunks: list[Chunk]
+
+    def run(self, parts: list[Part], clips: list[list[torch.Tensor]], seed: int) -> torch.Tensor:
+        """Sample chunk after chunk, each for every clip, and return the latent of all clips.
+
+        Parameters
+        ----------
+        parts
+            In order.
+        clips
+            For every clip and every leg what one of `ENCODINGS` made, as long as a chunk.
+        seed
+            Chooses the noise of every leg; further clips take the next seeds.
+        """
+        made = [references[-1][:, :, :0] for references in clips]
+        steps = sum(len(part.sigmas) - 1 for part in parts)
+        with SamplingProgress(self.models[0], steps * len(clips) * len(self.chunks)) as progress:
+            for chunk in self.chunks:
+                starts = [self._starts(*clip, chunk) for clip in zip(clips, made, strict=True)]
+                latents = self._sample_chunk(parts, starts, chunk, seed, progress)
+                pairs = zip(made, latents, strict=True)
+                made = [append_chunk(clip, latent, chunk.known) for clip, latent in pairs]
+        return torch.cat(made)
+
+    def _starts(self, references: list[torch.Tensor], made: torch.Tensor, chunk: Chunk) -> list[Start]:
+        """Return what a chunk of one clip starts from, for every leg.
+
+        Two things are approximate in later chunks. Models were trained with an image as latent frame 0,
+        one pixel frame alone; here it is a frame of four. And the gray frames of A14B are encoded behind
+        the photo, not behind the known frames. Both spare decoding and encoding between chunks, which
+        would shift the colors. The photo itself is known to chunk 0 alone: in front of later chunks it
+        would be a cut, which the models were not trained to go on from.
+        """
+        clean = chunk.known or 1  # in chunk 0 the photo
+        return [self.start(go_on_from(reference, made, chunk.known), clean) for reference in references]
+
+    def _sample_chunk(
+        self,
+        parts: list[Part],
+        clips: list[list[Start]],
+        chunk: Chunk,
+        seed: int,
+        progress: SamplingProgress,
+    ) -> list[torch.Tensor]:
+        """Sample part after part, each for every clip, and return the latents of a chunk.
+
+        One clip at a time, so that it is what it would be alone and memory does not grow; all clips
+        of a part before the next one, so that a chunk loads every expert once.
+        """
+        latents = [starts[0].latent for starts in clips]
+        done = chunk.index * len(clips) * sum(len(part.sigmas) - 1 for part in parts)
+        for part, (index, starts) in product(parts, enumerate(clips)):
+            callback = progress.callback(done, chunk.known or 1, self._place(chunk))
+            latents[index] = self._sample(
+                part, starts[part.leg], latents[index], chunk, clip_seed(seed, index), callback
+            )
+            done += len(part.sigmas) - 1
+            progress.finish(done)
+        return latents
+
+    def _place(self, chunk: Chunk) -> tuple[float, float] | None:
+        """Return the part of the clip that a chunk adds, for the preview; None if it is all of it."""
+        if len(self.chunks) == 1:
+            return None
+        count, frames = self.chunks[-1].frames.stop, chunk.frames
+        return (frames.start + chunk.known) / count, frames.stop / count
+
+    def _sample(
+        self,
+        part: Part,
+        start: Start,
+        latent: torch.Tensor,
+        chunk: Chunk,
+        seed: int,
+        callback: Callable[..., None],
+    ) -> torch.Tensor:
+        """Sample one part, from the latent that the part before it left."""
+        if latent.shape != start.latent.shape:
+            latent = keep_clean(shrink(latent, *start.latent.shape[-2:]), start.latent, start.mask)
+        noise = torch.zeros_like(latent)
+        if part.adds_noise:
+            # ComfyUI adds it as (1 - s) * latent + s * noise, which is also what reshifting asks for.
+            noise = self._noise(latent, chunk, seed)
+        positive, negative = (host.extend_conditioning(p, start.conditions) for p in self.prompts)
+        result = host.sample(
+            host.motion_guider(self.models[part.expert], positive, negative, self.cfg),
+            noise,
+            latent,
+            self.sampler,
+            part.sigmas,
+            mask=start.mask,
+            callback=callback,
+            # Otherwise samplers that draw noise of their own would draw the same in every chunk.
+            seed=clip_seed(seed, chunk.index),
+        )
+        return keep_clean(result, start.latent, start.mask)
+
+    def _noise(self, latent: torch.Tensor, chunk: Chunk, seed: int) -> torch.Tensor:
+        """Return a chunk's part of the clip's noise: a latent frame has one noise in all its chunks."""
+        batch, channels, _, height, width = latent.shape
+        clip = latent.new_empty(batch, channels, self.chunks[-1].frames.stop, height, width)
+        noise = host.SeededNoise(seed).generate_noise({"samples": clip})
+        return noise[:, :, chunk.frames.start : chunk.frames.stop]

@@ -1,0 +1,373 @@
+"""Stage II: the CSG segment sampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..swifti2v_core.sigmas import check_denoise
+from ..swifti2v_core.stage_two.drift_control import check_drift_control
+from ..swifti2v_core.stage_two.reference_strength import STRONGEST, check_reference_strength
+from ..swifti2v_core.stage_two.segment_loop import keep_finished
+from . import checks, shared_inputs
+from .comfyui import host
+from .comfyui.internals import READ_ONLY, SAMPLING, SEGMENTS, need, needing
+from .pipeline import resume
+from .pipeline.stage_two import CONTEXTS, POSITIONS, SegmentSampling, WindowOptions
+
+CATEGORY = "SwiftI2V"
+
+
+def _window_inputs() -> list[io.Input]:
+    return [
+        io.Int.Input(
+            "segment_frames",
+            default=3,
+            min=1,
+            max=1000,
+            tooltip="Latent frames made at a time (M); one is 4 video frames. Default 3, what the paper "
+            "and the weights use. Larger windows cost more memory and time per token. At least 1; as "
+            "large as the clip gives ordinary sampling.",
+        ),
+        io.Int.Input(
+            "neighbors",
+            default=1,
+            min=0,
+            max=1000,
+            tooltip="Finished latent frames before the segment that the model sees (N). Default 1, what "
+            "the paper uses. 0 is faster and joins segments worse; more cost memory. Not more than "
+            "the clip has.",
+        ),
+        io.Combo.Input(
+            "context",
+            options=list(CONTEXTS),
+            default="bidirectional",
+            advanced=True,
+            tooltip="Whether photo and neighbors may look at the frames being made. bidirectional "
+            "(default) is what the paper and the weights use. read-only reuses their keys and values "
+            "after the first step, which is faster and keeps about 1.3 GB per clean latent frame in GPU "
+            "memory (2560x1408, TI2V-5B; twice that when cfg is not 1), but joins segments worse unless "
+            "the weights were trained so.",
+        ),
+        io.Combo.Input(
+            "time_positions",
+            options=list(POSITIONS),
+            default="true",
+            advanced=True,
+            tooltip="Where in time the model believes a window is. true (default): its place in the "
+            "clip. clamped: moved back into the 31 latent frames the model was trained on, for clips "
+            "of more than 121 frames that change late in the clip.",
+        ),
+    ]
+
+
+def _reference_strength_input() -> io.Float.Input:
+    return io.Float.Input(
+        "reference_strength",
+        default=1.0,
+        min=0.0,
+        max=STRONGEST,
+        step=0.05,
+        round=0.01,
+        optional=True,
+        advanced=True,
+        tooltip="How much the frames follow the motion reference. Concat weights only; plain ones have "
+        "denoise for it. Default 1: as trained. 0: not at all. Below 1 the model invents more, above 1 "
+        "it clings to the reference. From 0 to 2; anything but 0 and 1 runs the model twice per step, "
+        "which takes twice the time and, in read-only context, twice the memory kept.",
+    )
+
+
+def _drift_control_input() -> io.Float.Input:
+    return io.Float.Input(
+        "drift_control",
+        default=0.25,
+        min=0.0,
+        max=1.0,
+        step=0.05,
+        round=0.01,
+        optional=True,
+        advanced=True,
+        tooltip="How far finished frames are brought back to the brightness, color and contrast that "
+        "z_ref has over large areas, before the next segment builds on them. Default 0.25, the best trade "
+        "of color for detail with the tiny demo model; large ones are not measured. 0.5 and more for long "
+        "clips that change color; 0: not at all. From 0 to 1; costs no time.",
+    )
+
+
+def _keyframes_input() -> io.Latent.Input:
+    return io.Latent.Input(
+        "keyframes",
+        optional=True,
+        tooltip="The keyframes from SwiftI2V Anchor Encode: every segment also looks at the last one "
+        "before it, at those inside it and at the next one. Unconnected: at the photo alone.",
+    )
+
+
+def _strength_for(kind: str, strength: float) -> float:
+    """Return the reference strength that weights of a kind can have, and say so if it is another.
+
+    Raises
+    ------
+    ValueError
+        If the strength is out of range.
+    """
+    check_reference_strength(strength)
+    if kind == "plain" and strength != 1:
+        host.logger.warning(
+            "reference_strength is %s, but plain weights have no reference channels, so it has no "
+            "influence; set it to 1 and lower denoise (or the first sigma) to follow the reference more.",
+            strength,
+        )
+        return 1.0
+    return strength
+
+
+def _z_ref_input() -> io.Latent.Input:
+    return io.Latent.Input(
+        "z_ref",
+        tooltip="The hybrid reference from SwiftI2V Anchor Encode: latent frame 0 is the photo, the "
+        "others hold the enlarged motion.",
+    )
+
+
+def _latent_output() -> io.Latent.Output:
+    return io.Latent.Output(
+        display_name="latent",
+        tooltip="The finished clip. Frame 0 is the photo's latent, bit for bit. Save it with Save "
+        "Latent before decoding if it took long.",
+    )
+
+
+def _check_internals(model: Any, context: str) -> None:
+    """Raise RuntimeError unless ComfyUI has what windows and a choice of context need."""
+    need(SEGMENTS, model=model)
+    if context == "read-only":
+        need(READ_ONLY)
+
+
+class SegmentSampler(io.ComfyNode):
+    """Redraw the reference at full size, segment by segment."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SwiftI2V_SegmentSampler",
+            display_name="SwiftI2V CSG Segment Sampler (Stage II)",
+            category=CATEGORY,
+            description="Redraws the reference at full size a few frames at a time, always looking at "
+            "the photo and at the frames just finished. Memory does not grow with the length of the "
+            "video.",
+            search_aliases=["csg", "stage ii", "2k video", "swifti2v"],
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="Stage II weights from SwiftI2V Load Stage II Model or any other loader: 96 "
+                    "input channels (concat) or plain Wan2.2-TI2V-5B with 48. With another loader than "
+                    "SwiftI2V's, set the shift to 5 with ModelSamplingSD3.",
+                ),
+                _z_ref_input(),
+                *shared_inputs.prompts("the video"),
+                shared_inputs.seed("the detail"),
+                shared_inputs.steps(),
+                shared_inputs.cfg(),
+                shared_inputs.sampler_name(),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How much is redrawn. Default 1, right for concat weights, which see the "
+                    "reference all the time. Plain weights know the motion only through it: 0.4 to "
+                    "0.6 keeps the motion and adds detail. Above 0, at most 1.",
+                ),
+                *_window_inputs(),
+                shared_inputs.timesteps(),
+                _reference_strength_input(),
+                _drift_control_input(),
+                _keyframes_input(),
+                *resume.inputs(),
+            ],
+            outputs=[_latent_output()],
+        )
+
+    @classmethod
+    @needing(SAMPLING)
+    @checks.checked_widgets
+    def execute(
+        cls,
+        model: Any,
+        z_ref: dict[str, Any],
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        denoise: float,
+        segment_frames: int,
+        neighbors: int,
+        context: str,
+        time_positions: str,
+        positive: Any = None,
+        negative: Any = None,
+        timesteps: str = "",
+        reference_strength: float = 1.0,
+        drift_control: float = 0.25,
+        keyframes: dict[str, Any] | None = None,
+        checkpoint: str = "",
+        checkpoint_files: str = resume.KEEP,
+    ) -> io.NodeOutput:
+        saving = resume.CheckpointChoice(checkpoint, checkpoint_files)
+        kind = checks.stage_two_model(model)
+        _check_internals(model, context)
+        reference = checks.reference(z_ref)
+        strength = _strength_for(kind, reference_strength)
+        check_drift_control(drift_control)
+        options = WindowOptions(segment_frames, neighbors, context, time_positions, strength)
+        stills, times = checks.keyframe_latents(keyframes, reference)
+        segments = options.plan(reference.shape[2], times)
+        checks.whole_windows(model, segments)
+        check_denoise(denoise)
+        sigmas = shared_inputs.schedule(model, steps, timesteps, denoise)
+        guider = host.cfg_guider(model, *checks.prompts(model, positive, negative), cfg)
+        checks.prompt_ranges(guider, segments)
+        if kind == "plain" and denoise == 1:
+            host.logger.warning(
+                "denoise is 1 with plain weights, so the motion reference has no influence; "
+                "0.4 to 0.6 keeps the motion."
+            )
+        sampling = SegmentSampling(
+            kind=kind,
+            guider=guider,
+            noise=host.SeededNoise(seed),
+            sampler=host.sampler_object(sampler_name),
+            sigmas=sigmas,
+            options=options,
+            drift_control=drift_control,
+            keyframes=stills,
+            checkpoint=saving,
+        )
+        latents = reference.to(torch.float32, copy=True)
+        return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments)})
+
+
+class SegmentSamplerAdvanced(io.ComfyNode):
+    """The segment sampler with ComfyUI's custom-sampling sockets."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SwiftI2V_SegmentSamplerAdvanced",
+            display_name="SwiftI2V CSG Segment Sampler (Advanced)",
+            category=CATEGORY,
+            description="The segment sampler with any NOISE, GUIDER, SAMPLER and SIGMAS, and with a "
+            "choice of the segments to make.",
+            search_aliases=["csg", "stage ii", "custom sampling", "swifti2v"],
+            inputs=[
+                io.Noise.Input(
+                    "noise",
+                    tooltip="Noise for the whole clip, Random Noise for example. It belongs to the "
+                    "latent frame, so the result does not depend on how the clip is cut.",
+                ),
+                io.Guider.Input(
+                    "guider",
+                    tooltip="Guider with the Stage II model, Basic Guider or CFG Guider for example.",
+                ),
+                io.Sampler.Input("sampler", tooltip="Any sampler; it runs once per segment."),
+                io.Sigmas.Input(
+                    "sigmas",
+                    tooltip="Noise schedule of every segment. Start it below 1 with plain weights, so "
+                    "that the reference keeps the motion.",
+                ),
+                _z_ref_input(),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="A clip that is finished up to start_segment, to go on from; what it holds "
+                    "after that is made anew from z_ref. Unconnected: everything is made anew. Must have "
+                    "the shape of z_ref.",
+                ),
+                *_window_inputs(),
+                io.Int.Input(
+                    "start_segment",
+                    default=0,
+                    min=0,
+                    max=10000,
+                    optional=True,
+                    advanced=True,
+                    tooltip="First segment to make, from 0. Default 0. More than 0 needs the latent "
+                    "that holds the segments before.",
+                ),
+                io.Int.Input(
+                    "end_segment",
+                    default=0,
+                    min=0,
+                    max=10000,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Segment before which to stop, to look at the beginning of a long clip. "
+                    "Default 0: make all. The frames after it stay as in the reference.",
+                ),
+                _reference_strength_input(),
+                _drift_control_input(),
+                _keyframes_input(),
+                *resume.inputs(),
+            ],
+            outputs=[_latent_output()],
+        )
+
+    @classmethod
+    @checks.checked_widgets
+    def execute(
+        cls,
+        noise: Any,
+        guider: Any,
+        sampler: Any,
+        sigmas: torch.Tensor,
+        z_ref: dict[str, Any],
+        segment_frames: int,
+        neighbors: int,
+        context: str,
+        time_positions: str,
+        latent: dict[str, Any] | None = None,
+        start_segment: int = 0,
+        end_segment: int = 0,
+        reference_strength: float = 1.0,
+        drift_control: float = 0.25,
+        keyframes: dict[str, Any] | None = None,
+        checkpoint: str = "",
+        checkpoint_files: str = resume.KEEP,
+    ) -> io.NodeOutput:
+        saving = resume.CheckpointChoice(checkpoint, checkpoint_files)
+        sigmas = checks.custom_sampling(noise, guider, sampler, sigmas)
+        kind = checks.stage_two_model(guider.model_patcher)
+        _check_internals(guider.model_patcher, context)
+        checks.guider_conditions(guider)
+        reference = checks.reference(z_ref)
+        strength = _strength_for(kind, reference_strength)
+        check_drift_control(drift_control)
+        options = WindowOptions(segment_frames, neighbors, context, time_positions, strength)
+        stills, times = checks.keyframe_latents(keyframes, reference)
+        segments = options.plan(reference.shape[2], times)
+        checks.whole_windows(guider.model_patcher, segments)
+        checks.prompt_ranges(guider, segments)
+        start, end = checks.segment_range(start_segment, end_segment, len(segments), latent is not None)
+        latents = reference.to(torch.float32, copy=True)
+        if latent is not None:
+            given = checks.stage_two_latent(latent, "latent")
+            checks.same_shape(given, reference)
+            keep_finished(latents, given, segments[start])
+        sampling = SegmentSampling(
+            kind=kind,
+            guider=guider,
+            noise=noise,
+            sampler=sampler,
+            sigmas=sigmas,
+            options=options,
+            drift_control=drift_control,
+            keyframes=stills,
+            checkpoint=saving,
+        )
+        return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments, start, end)})

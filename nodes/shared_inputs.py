@@ -1,0 +1,149 @@
+"""Inputs that several nodes share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..swifti2v_core.sigmas import RECIPE_SHIFT, even_timesteps, flow_sigmas, parse_timesteps
+from .comfyui import host
+
+PHOTOS = (
+    "The photo, one image of any size. A batch is several photos, not the frames of a video: each makes "
+    "a clip of its own, as if run alone with the seed, the seed + 1, and so on."
+)
+"""What an image socket of Stage I takes."""
+
+SIZE_RULE = (
+    "Must be a multiple of 32 (16 for Wan2.2-I2V-A14B). A quarter of the final size keeps the "
+    "paper's proportions."
+)
+"""Which sizes a clip of Stage I may have."""
+
+
+def seed(what: str) -> io.Int.Input:
+    """Return the seed widget of a node that draws ``what``."""
+    return io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=0xFFFFFFFFFFFFFFFF,
+        control_after_generate=True,
+        tooltip=f"Chooses {what}. The same seed gives the same video, bit for bit, whatever the "
+        "preview or progress settings. Further clips of a batch take the next seeds.",
+    )
+
+
+def size(default_width: int, default_height: int, multiple: int, rule: str) -> list[io.Int.Input]:
+    """Return the width and height widgets."""
+    return [
+        io.Int.Input(
+            name,
+            default=default,
+            min=multiple,
+            max=16384,
+            step=multiple,
+            tooltip=f"{name.capitalize()} in pixels, default {default}. {rule}",
+        )
+        for name, default in (("width", default_width), ("height", default_height))
+    ]
+
+
+def frames(what: str) -> io.Int.Input:
+    """Return the frame count widget."""
+    return io.Int.Input(
+        "frames",
+        default=81,
+        min=5,
+        max=4001,
+        step=4,
+        tooltip=f"Number of frames of {what}. Default 81 (5 seconds at 16 fps). Must be 4n+1.",
+    )
+
+
+def fit() -> io.Combo.Input:
+    """Return the widget that says how a photo meets another shape."""
+    return io.Combo.Input(
+        "fit",
+        options=["crop", "pad"],
+        default="crop",
+        tooltip="How a photo of another shape is framed. crop (default) fills the frame and cuts what "
+        "hangs over; pad shows all of it with black bars. Use the same choice in every node.",
+    )
+
+
+def steps() -> io.Int.Input:
+    """Return the step count widget."""
+    return io.Int.Input(
+        "steps",
+        default=4,
+        min=1,
+        max=1000,
+        tooltip="Sampling steps. Default 4, right for distilled models and few-step LoRAs; base models "
+        "want 20 to 50. More steps take proportionally longer.",
+    )
+
+
+def cfg() -> io.Float.Input:
+    """Return the guidance widget."""
+    return io.Float.Input(
+        "cfg",
+        default=1.0,
+        min=0.0,
+        max=100.0,
+        step=0.1,
+        round=0.01,
+        tooltip="Classifier-free guidance. Default 1 (off, twice as fast), right for distilled models; "
+        "base models want 3.5 to 5 and a negative prompt.",
+    )
+
+
+def sampler_name() -> io.Combo.Input:
+    """Return the sampler widget with ComfyUI's own samplers."""
+    return io.Combo.Input(
+        "sampler_name",
+        options=host.sampler_names(),
+        default="euler",
+        tooltip="ComfyUI sampler. Default euler, what the 4-step recipes were made for.",
+    )
+
+
+def timesteps() -> io.String.Input:
+    """Return the widget for explicit few-step lists."""
+    return io.String.Input(
+        "timesteps",
+        default="",
+        optional=True,
+        advanced=True,
+        tooltip="Explicit list of timesteps, 1000 = pure noise, before the shift: "
+        '"1000, 757, 522" for FastWan, for example. Empty (default): steps evenly spaced, which for '
+        "4 steps is the 1000, 750, 500, 250 of the distilled models. A list overrides steps.",
+    )
+
+
+def schedule(model: Any, steps_asked: int, timesteps_asked: str, denoise: float = 1.0) -> torch.Tensor:
+    """Return the sigmas that the two widgets above ask for, with the model's shift."""
+    chosen = parse_timesteps(timesteps_asked) if timesteps_asked.strip() else even_timesteps(steps_asked)
+    shift = host.model_shift(model)
+    if shift != RECIPE_SHIFT:
+        host.logger.info("The model's shift is %g; Wan2.2 and the few-step recipes use 5.", shift)
+    return flow_sigmas(chosen, shift, denoise)
+
+
+def prompts(stage: str) -> list[io.Conditioning.Input]:
+    """Return the optional prompt sockets."""
+    return [
+        io.Conditioning.Input(
+            "positive",
+            optional=True,
+            tooltip=f"What {stage} should show (CLIP Text Encode with the umt5 encoder). Unconnected: "
+            "no text, which the tiny demo models expect; Wan models do better with a prompt.",
+        ),
+        io.Conditioning.Input(
+            "negative",
+            optional=True,
+            tooltip="What to avoid. Used only when cfg is not 1. Unconnected: no text.",
+        ),
+    ]

@@ -1,0 +1,177 @@
+"""The hybrid reference: the low-resolution motion, enlarged, with the photo as frame 0.
+
+SwiftI2V, method figure ("Hybrid Reference Construction"): the Stage I clip is upsampled and its
+first frame replaced by the input image; the encoded result is ``z_ref``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..geometry import FRAMES_PER_LATENT
+from ..images import FRAMINGS, Fit, Kernel, fit_frames, resize
+from ..progress import Report, silent
+
+KEYFRAME_CLIP_FRAMES = 1 + FRAMES_PER_LATENT
+"""Frames of what `keyframe_chunks` yields."""
+
+
+@dataclass(frozen=True)
+class ReferenceSettings:
+    """How a reference is built.
+
+    Attributes
+    ----------
+    width, height
+        Size of the result in pixels.
+    frames
+        Number of frames of the result, 4n+1.
+    fit
+        How photo and motion meet the proportions of the result, see `resize.fit_frames`.
+    kernel
+        Kernel that enlarges the motion.
+    """
+
+    width: int
+    height: int
+    frames: int
+    fit: Fit = "crop"
+    kernel: Kernel = "bicubic"
+
+
+def resample_indices(count: int, target: int) -> list[int]:
+    """Return which of ``count`` frames stand for ``target`` frames evenly spread over their time.
+
+    First and last frame are kept. Frames are repeated or skipped, never blended: a blend shows
+    moving things twice, and Stage II would draw both.
+    """
+    if target == 1:
+        return [0]
+    return [(2 * i * (count - 1) + target - 1) // (2 * (target - 1)) for i in range(target)]
+
+
+def match_color(frames: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
+    """Return ``frames * gain + offset`` per channel, clamped to 0..1."""
+    return (frames * gain + offset).clamp_(0, 1)
+
+
+def color_transfer(motion_frame: Tensor, photo: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the per-channel gain and offset that give a frame the photo's mean and spread.
+
+    Parameters
+    ----------
+    motion_frame
+        ``[1, h, w, 3]``, frame 0 of the motion clip.
+    photo
+        ``[1, H, W, 3]``, the photo with the same framing.
+
+    Returns
+    -------
+    tuple of Tensor
+        Gain and offset, ``[3]`` each. Measured once on frame 0 and applied to every frame, so that
+        a change of light in the clip survives.
+    """
+    small = resize(photo, motion_frame.shape[2], motion_frame.shape[1]).flatten(0, 2)
+    pixels = motion_frame.flatten(0, 2)
+    # A flat channel has no spread to scale; it is only moved.
+    spread, wanted = pixels.std(dim=0), small.std(dim=0)
+    gain = (wanted / spread.clamp_min(1e-4)).where(spread > 1e-4, spread.new_ones(()))
+    return gain, small.mean(dim=0) - pixels.mean(dim=0) * gain
+
+
+def reference_chunks(
+    photo: Tensor,
+    motion: Tensor,
+    settings: ReferenceSettings,
+    color_match: bool = False,
+    report: Report = silent,
+    keyframes: Mapping[int, Tensor] | None = None,
+) -> Iterator[Tensor]:
+    """Build the pixel reference piece by piece, as a causal video autoencoder wants it.
+
+    Parameters
+    ----------
+    photo
+        ``[1, H, W, C]`` float, 0..1, any size.
+    motion
+        ``[F, h, w, C]`` float, 0..1, any size; resampled in time to ``settings.frames``.
+    settings
+        Geometry of the result.
+    color_match
+        Give the motion the photo's color statistics, see `color_transfer`.
+    report
+        Called when a piece has been taken.
+    keyframes
+        More photos, each ``[1, H, W, C]``, by the frame of the result that they replace.
+
+    Yields
+    ------
+    Tensor
+        First the photo alone, ``[1, height, width, 3]``, then four frames at a time.
+    """
+    width, height = settings.width, settings.height
+    motion_aspect = motion.shape[2] / motion.shape[1]
+    fitted_photo = fit_photo(photo, motion_aspect, settings)
+    yield fitted_photo
+    report(1)
+    indices = resample_indices(motion.shape[0], settings.frames)[1:]
+    transfer = None
+    if color_match:
+        first = fit_frames(motion[:1].to(photo.device), width, height, settings.fit, settings.kernel)
+        transfer = color_transfer(first, fitted_photo)
+    for start in range(0, len(indices), FRAMES_PER_LATENT):
+        chunk = motion[indices[start : start + FRAMES_PER_LATENT]].to(photo.device)
+        chunk = fit_frames(chunk, width, height, settings.fit, settings.kernel)
+        chunk = chunk if transfer is None else match_color(chunk, *transfer)
+        for place, number in enumerate(range(start + 1, start + 1 + len(chunk))):
+            if keyframes is not None and number in keyframes:
+                chunk[place] = fit_photo(keyframes[number], motion_aspect, settings)[0]
+        yield chunk
+        report(start + 1 + len(chunk))
+
+
+def fit_photo(photo: Tensor, motion_aspect: float, settings: ReferenceSettings) -> Tensor:
+    """Return a photo ``[1, H, W, C]`` as a frame of the result, ``[1, height, width, 3]``.
+
+    Stage I saw it in the motion's proportions (width over height); framed alike, it lies on the motion.
+    """
+    framed = FRAMINGS[settings.fit](photo, motion_aspect)
+    return fit_frames(framed, settings.width, settings.height, settings.fit)
+
+
+def keyframe_chunks(photo: Tensor, motion_aspect: float, settings: ReferenceSettings) -> Iterator[Tensor]:
+    """Yield a clip in which nothing moves, as a causal video autoencoder wants it.
+
+    Its latent frame 1 is what the photo looks like as a moment of a video; the latent of a photo alone,
+    latent frame 0 of every clip, is of another kind that the model knows from time 0 only.
+
+    Parameters
+    ----------
+    photo
+        ``[1, H, W, C]`` float, 0..1.
+    motion_aspect, settings
+        As in `fit_photo`.
+    """
+    still = fit_photo(photo, motion_aspect, settings)
+    yield still
+    yield still.expand(FRAMES_PER_LATENT, -1, -1, -1)
+
+
+def with_anchor(latent: Tensor, photo_latent: Tensor) -> Tensor:
+    """Return a clip's latent with the photo's own latent as frame 0.
+
+    A causal autoencoder gives the same frame 0 with or without the clip behind it. Others, such as
+    the small TAEHV family, mix the next frames into it; the anchor must be the photo alone.
+
+    Parameters
+    ----------
+    latent
+        ``[B, C, T, h, w]`` of the whole reference.
+    photo_latent
+        ``[B, C, 1, h, w]`` of the photo encoded alone.
+    """
+    return torch.cat((photo_latent[:, :, :1], latent[:, :, 1:]), dim=2)

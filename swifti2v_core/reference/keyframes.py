@@ -1,0 +1,75 @@
+"""Keyframes: more photos at chosen times, which the video passes through.
+
+A keyframe is there twice: as a frame of the reference, and as a clean latent frame in the windows near
+it (`plan.plan_segments`).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..geometry import latent_frame_of
+from ..text import shortened
+
+
+def keyframe_frames(text: str, count: int, frames: int) -> list[int]:
+    """Read the frame numbers of keyframes, such as ``"40, 80"``.
+
+    Parameters
+    ----------
+    text
+        Numbers of 1 to ``frames - 1``, ascending, one per latent frame (1 to 4, 5 to 8, …); empty
+        spreads the keyframes evenly, the last one at the end.
+    count
+        Number of keyframes, at least 1.
+    frames
+        Number of frames of the clip, 4n+1.
+
+    Raises
+    ------
+    ValueError
+        If the text does not say so for every keyframe, or the clip has no room for them.
+    """
+    most = latent_frame_of(frames - 1)
+    if count > most:
+        raise ValueError(
+            f"{count} keyframes are connected, but a clip of {frames} frames has room for {most}, one "
+            f"every 4 frames; the nearest valid number is {most}."
+        )
+    even = [(frames - 1) * (number + 1) // count for number in range(count)]
+    if not text.strip():
+        return even
+    example, quoted = shortened(", ".join(map(str, even))), shortened(text)
+    try:
+        numbers = [int(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise ValueError(
+            f'keyframe_times is "{quoted}", but must be frame numbers separated by commas, '
+            f'for example "{example}".'
+        ) from None
+    if len(numbers) != count:
+        raise ValueError(
+            f'keyframe_times is "{quoted}", {len(numbers)} numbers for {count} keyframes; '
+            f'give one for each, for example "{example}".'
+        )
+    ascending = all(latent_frame_of(a) < latent_frame_of(b) for a, b in pairwise(numbers))
+    if not (ascending and numbers[0] >= 1 and numbers[-1] < frames):
+        raise ValueError(
+            f'keyframe_times is "{quoted}", but must ascend from at least 1 to at most {frames - 1}, one '
+            f'per latent frame (1 to 4, 5 to 8, and so on), for example "{example}".'
+        )
+    return numbers
+
+
+def append_frames(latents: Tensor, keyframes: Tensor) -> Tensor:
+    """Return latents ``[B, C, T, h, w]`` with keyframes ``[1, C, K, h, w]`` behind them, for every clip."""
+    return torch.cat((latents, keyframes.to(latents).expand(len(latents), -1, -1, -1, -1)), dim=2)
+
+
+def append_silence(noise: Tensor, keyframes: Tensor) -> Tensor:
+    """Return noise ``[B, C, T, h, w]`` with none for the keyframes behind it: they stay clean."""
+    return F.pad(noise, (0, 0, 0, 0, 0, keyframes.shape[2]))

@@ -1,0 +1,119 @@
+"""Long clips in Stage I: a clip made chunk by chunk, each going on from the last frames of the one before.
+
+A chunk is a slice of the clip's latent frames, as long as what a model was trained for, so memory does not
+grow with the clip. Its first latent frames are those that the chunk before has made; where a model makes
+them again, both versions are cross-faded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..geometry import FRAMES_PER_LATENT, latent_frame_count, nearest_frame_count, nearest_multiple
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Latent frames that are sampled at once.
+
+    Attributes
+    ----------
+    index
+        Number of the chunk, from 0.
+    frames
+        Its latent frames in the clip.
+    known
+        How many of them, from the first on, the chunks before have made; 0 in chunk 0, which starts at
+        the photo.
+    """
+
+    index: int
+    frames: range
+    known: int
+
+
+def plan_chunks(frames: int, chunk_frames: int, overlap_frames: int) -> list[Chunk]:
+    """Cut a clip into overlapping chunks of one length.
+
+    The last chunk is moved back until it ends with the clip, so it may know more frames than asked.
+
+    Parameters
+    ----------
+    frames
+        Pixel frames of the clip, 4n+1.
+    chunk_frames
+        Pixel frames that a chunk's latent frames decode to when it stands alone, 4n+1 and at least 5; 0
+        for the whole clip in one chunk, as it also is where it is no longer than this.
+    overlap_frames
+        Pixel frames that a chunk shares with the one before, 4n, at least 4 and less than
+        ``chunk_frames``. Ignored while ``chunk_frames`` is 0.
+
+    Raises
+    ------
+    ValueError
+        If a number breaks its rule; the message names the nearest valid one.
+    """
+    total = latent_frame_count(frames)
+    if chunk_frames:
+        _check_chunks(chunk_frames, overlap_frames)
+    if not 0 < chunk_frames < frames:
+        return [Chunk(0, range(total), 0)]
+    length = latent_frame_count(chunk_frames)
+    step = length - overlap_frames // FRAMES_PER_LATENT
+    starts = [*range(0, total - length, step), total - length]
+    chunks = [Chunk(0, range(length), 0)]
+    for start in starts[1:]:
+        known = chunks[-1].frames.stop - start
+        chunks.append(Chunk(len(chunks), range(start, start + length), known))
+    return chunks
+
+
+def _check_chunks(chunk_frames: int, overlap_frames: int) -> None:
+    if nearest_frame_count(chunk_frames) != chunk_frames:
+        raise ValueError(
+            f"chunk_frames is {chunk_frames}, but must be 4n+1 and at least 5, or 0 for the whole clip at "
+            f"once; the nearest valid value is {nearest_frame_count(chunk_frames)}."
+        )
+    nearest = min(nearest_multiple(overlap_frames, FRAMES_PER_LATENT), chunk_frames - 1)
+    if overlap_frames != nearest:
+        raise ValueError(
+            f"overlap_frames is {overlap_frames}, but must be a multiple of 4 from 4 to "
+            f"{chunk_frames - 1}, below chunk_frames; the nearest valid value is {nearest}."
+        )
+
+
+def go_on_from(reference: Tensor, made: Tensor, known: int) -> Tensor:
+    """Return the frames that a chunk starts from: those it knows, then those of ``reference``.
+
+    Parameters
+    ----------
+    reference
+        ``[1, C, t, h, w]``: what chunk 0 starts from, with the photo as latent frame 0.
+    made
+        ``[1, C, n, h, w]``: the clip so far.
+    known
+        How many of its last frames the chunk starts with; 0 in chunk 0.
+    """
+    return torch.cat((made[:, :, -known:], reference[:, :, known:]), dim=2) if known else reference
+
+
+def append_chunk(made: Tensor, chunk: Tensor, known: int) -> Tensor:
+    """Return the clip so far with a chunk behind it, cross-faded where they overlap.
+
+    Parameters
+    ----------
+    made
+        ``[1, C, n, h, w]``: the clip so far.
+    chunk
+        ``[1, C, t, h, w]``.
+    known
+        Overlap in latent frames; of those, number i of 1..known is ``i / (known + 1)`` of the chunk.
+    """
+    kept = made.shape[2] - known
+    weight = torch.arange(1, known + 1).to(chunk)[:, None, None] / (known + 1)
+    # lerp returns equal frames unchanged, to the last bit.
+    faded = torch.lerp(made[:, :, kept:], chunk[:, :, :known], weight)
+    return torch.cat((made[:, :, :kept], faded, chunk[:, :, known:]), dim=2)

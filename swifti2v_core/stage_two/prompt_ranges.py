@@ -1,0 +1,96 @@
+"""Prompts for time ranges: which of a clip's prompts a segment is made with.
+
+Index arithmetic only. A range counts the frames of the finished clip, not latent frames, because that is
+what users see. The papers know one prompt per clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..geometry import pixel_frame_count
+from .segments import Segment
+
+FrameRange = tuple[int, int]
+"""First pixel frame of a range and the first one behind it; an end of 0 is the end of the clip."""
+
+WHOLE_CLIP: FrameRange = (0, 0)
+"""Range of a prompt that names none."""
+
+
+def check_frame_range(start: int, end: int) -> None:
+    """Raise ValueError unless the frames ``start`` to ``end - 1`` are a range; ``end`` 0 leaves it open."""
+    if start < 0:
+        raise ValueError(f"start_frame is {start}, but frames count from 0; the nearest valid value is 0.")
+    if end and end <= start:
+        raise ValueError(
+            f"start_frame is {start} and end_frame {end}, but a range must end after it starts, or be 0 "
+            f"for the end of the clip; the nearest valid end_frame is {start + 1}."
+        )
+
+
+def check_ranges_in_clip(ranges: Sequence[FrameRange], frames: int, what: str) -> None:
+    """Raise ValueError if every range that a prompt names lies behind the clip.
+
+    Some may: a clip can be made shorter, to look at its beginning, without another graph.
+
+    Parameters
+    ----------
+    ranges
+        One per entry of the prompt.
+    frames
+        Pixel frames of the clip.
+    what
+        Name of the prompt.
+    """
+    first = min((start for start, end in ranges if (start, end) != WHOLE_CLIP), default=0)
+    if first >= frames:
+        raise ValueError(
+            f"{what} has prompts from frame {first} on, but the clip has {frames} frames, 0 to {frames - 1}"
+            f"; the nearest valid start_frame is {frames - 1}."
+        )
+
+
+def middle_frame(segment: Segment) -> int:
+    """Return the pixel frame in the middle of those that a segment generates, the earlier of two."""
+    first, behind = pixel_frame_count(segment.noisy[0]), pixel_frame_count(segment.noisy[-1] + 1)
+    return (first + behind - 1) // 2
+
+
+def chosen_prompts(ranges: Sequence[FrameRange], segment: Segment) -> list[int]:
+    """Choose the prompts that a segment is made with.
+
+    They are all whose range holds the segment's middle frame. Where there is none, the frame nearest to
+    it that has a prompt decides, the earlier of two, so that no segment is without one.
+
+    Parameters
+    ----------
+    ranges
+        One per prompt, `WHOLE_CLIP` for one that always applies.
+    segment
+        The segment.
+
+    Returns
+    -------
+    list of int
+        Indices into ``ranges``, ascending; none only where there is no prompt at all.
+    """
+    middle = middle_frame(segment)
+    nearest = min(
+        (_nearest_frame(each, middle) for each in ranges),
+        key=lambda frame: (abs(frame - middle), frame),
+        default=middle,
+    )
+    return [index for index, each in enumerate(ranges) if _nearest_frame(each, nearest) == nearest]
+
+
+def unused_ranges(ranges: Sequence[FrameRange], segments: Sequence[Segment]) -> list[FrameRange]:
+    """Return the ranges of the prompts that no segment of a plan is made with."""
+    used = {index for segment in segments for index in chosen_prompts(ranges, segment)}
+    return [each for index, each in enumerate(ranges) if index not in used]
+
+
+def _nearest_frame(frames: FrameRange, frame: int) -> int:
+    """Return the frame of a range that is nearest to ``frame``."""
+    start, end = frames
+    return max(start, min(frame, end - 1) if end else frame)

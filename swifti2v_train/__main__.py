@@ -1,0 +1,94 @@
+"""``python -m swifti2v_train COMMAND --config FILE``.
+
+    prepare      photos and videos to a dataset of latents
+    autoencoder  train the tiny autoencoder
+    stage1       train the motion model
+    stage2       train the detail model
+    export       the newest checkpoint of a run to files for ComfyUI
+    evaluate     measure exported weights
+    all          every command above in its turn, from photos to measured weights (the tiny models)
+
+A training that was ended, by its time limit for example, goes on when its command is given again. Several
+processes: ``accelerate launch -m swifti2v_train COMMAND --config FILE``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from . import whole
+from .config import load_config
+
+logger = logging.getLogger("SwiftI2V")
+
+TRAININGS = ("autoencoder", "stage1", "stage2")
+MODULES = {"prepare": "data.prepare", "export": "export", "evaluate": "evaluation.evaluate"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 3 to be gone on with, 1 an error that was printed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m swifti2v_train",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("command", choices=[*TRAININGS, *MODULES, "all"])
+    parser.add_argument("--config", required=True, help="YAML file, see the recipes folder")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.SETTING=VALUE", help="instead of the file's"
+    )
+    parser.add_argument("--estimate", action="store_true", help="only say what a training needs")
+    parser.add_argument("--processes", type=int, help="with --estimate: how many train together")
+    parser.add_argument("--fsdp", action="store_true", help="with --estimate: they share weights out")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        return _run_all(options) if options.command == "all" else _run(options)
+    except (ValueError, FloatingPointError, FileNotFoundError) as error:
+        logger.error("Error: %s", error)
+        return 1
+
+
+def _run_all(options: argparse.Namespace) -> int:
+    """Run all commands until one is not done; those that are done already take no time."""
+    given = options.set
+    for command, changes in whole.commands(load_config(options.config, given)):
+        logger.info("== %s %s", command, " ".join(f"{name}={value}" for name, value in changes.items()))
+        options.command, options.set = command, [*given, *(f"{k}={v}" for k, v in changes.items())]
+        code = _run(options)
+        if code:
+            return code
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.set)
+    if options.command in MODULES:
+        importlib.import_module(f"{__package__}.{MODULES[options.command]}").run(config)
+        return 0
+    from accelerate.utils import parse_flag_from_env
+
+    from . import commands
+    from .loop.trainer import process_state
+
+    state = process_state()
+    processes = options.processes or state.num_processes
+    shared = options.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")
+    estimate = commands.estimate(config, options.command, processes, shared=shared)
+    if estimate is not None and state.is_main_process:
+        logger.info(estimate.text())
+    if options.estimate:
+        return 0
+    outcome = getattr(commands, options.command)(config)
+    if state.is_main_process:
+        done = "Done" if outcome.finished else "To be gone on with: give the command again"
+        logger.info("%s; %d steps.", done, outcome.step)
+    return 0 if outcome.finished else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""Evidence for or against Stage II: figures of clips whose truth is known, and tables of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from swifti2v_core.geometry import FRAMES_PER_LATENT
+from swifti2v_core.stage_two.segments import Segment
+
+from .metrics import laplacian_ratio, luma_pulse, measure_clip, seam_energy, sharpness
+
+CEILING, PLAIN, REFERENCE = "truth, through the autoencoder", "plain upscaling", "z_ref, decoded"
+"""What no Stage II has touched: the best a latent can be, and what Stage II starts from."""
+
+COLUMNS = {
+    "PSNR": 2,
+    "SSIM": 4,
+    "Laplacian": 3,
+    "sharpness": 3,
+    "pulse": 2,
+    "seam": 2,
+    "gap closed": 3,
+    "seconds": 1,
+}
+"""Decimals by column, see `figures`."""
+
+COMPARISON = (
+    "better than plain upscaling in PSNR",
+    "in SSIM",
+    "in both",
+    "PSNR over plain upscaling",
+    "PSNR over z_ref, decoded",
+    "gap closed, first segment",
+    "last segment",
+)
+
+Row = dict[str, Any]
+"""Figures by column, with ``frames``, ``clip``, ``variant`` and ``seed`` (None for a yardstick)."""
+
+
+def figures(clip: Tensor, truth: Tensor, seconds: float = math.nan) -> Row:
+    """Return the figures of a clip.
+
+    Parameters
+    ----------
+    clip, truth
+        ``[F, H, W, 3]`` in 0..1, at least 64x64 pixels. Frame 0 is the photo and counts in nothing.
+    seconds
+        What its making took.
+
+    Returns
+    -------
+    dict
+        PSNR and SSIM; Laplacian, the ratio of the last latent frame to the clip's own frame 0;
+        sharpness, that of the last latent frame to the truth's; pulse at the lag of a segment of three
+        latent frames, and seam, see `metrics`; seconds.
+    """
+    statistics = measure_clip(clip, truth)
+    assert statistics.psnr is not None and statistics.ssim is not None
+    last = statistics.sharpness[-FRAMES_PER_LATENT:].mean()
+    true = np.mean([sharpness(frame) for frame in truth[-FRAMES_PER_LATENT:]])
+    return {
+        "PSNR": float(statistics.psnr[1:].mean()),
+        "SSIM": float(statistics.ssim[1:].mean()),
+        "Laplacian": float(laplacian_ratio(statistics)[-1]),
+        "sharpness": float(last) / float(true),
+        "pulse": luma_pulse(statistics, 12),
+        "seam": seam_energy(statistics),
+        "gap closed": math.nan,
+        "seconds": seconds,
+    }
+
+
+def gap_figures(latents: Tensor, reference: Tensor, truth: Tensor, segments: Sequence[Segment]) -> Row:
+    """Return how much of the reference's squared latent error is gone.
+
+    Parameters
+    ----------
+    latents, reference, truth
+        ``[B, C, T, h, w]``. Frame 0 counts in nothing.
+    segments
+        The plan.
+
+    Returns
+    -------
+    dict
+        ``gap closed`` of the clip, and ``gap of segments``, one for each: 0 for the reference, 1 for the
+        truth, below 0 for what is farther from it than the reference.
+    """
+    error, before = ((each - truth).square().mean(dim=(0, 1, 3, 4)) for each in (latents, reference))
+
+    def closed(frames: Sequence[int]) -> float:
+        return 1 - float(error[list(frames)].mean() / before[list(frames)].mean())
+
+    return {
+        "gap closed": closed(range(1, len(error))),
+        "gap of segments": [closed(segment.noisy) for segment in segments],
+    }
+
+
+def spread(values: Sequence[float], decimals: int) -> str:
+    """Return mean and standard deviation, of a single value no deviation, a dash where there is none."""
+    if not values or any(math.isnan(value) for value in values):
+        return "-"
+    mean = f"{np.mean(values):.{decimals}f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{decimals}f}"
+
+
+def _groups(rows: Sequence[Row]) -> dict[tuple[int, str], list[Row]]:
+    """Return the rows by length and variant."""
+    groups: dict[tuple[int, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["frames"], row["variant"]), []).append(row)
+    return groups
+
+
+def quality_table(rows: Sequence[Row]) -> str:
+    """Return mean and spread of every figure as a Markdown table."""
+    lines = [
+        "| frames | | runs | " + " | ".join(COLUMNS) + " |",
+        "|---|---|---|" + "---|" * len(COLUMNS),
+    ]
+    for (frames, name), group in _groups(rows).items():
+        cells = [spread([row[column] for row in group], places) for column, places in COLUMNS.items()]
+        lines.append(f"| {frames} | {name} | {len(group)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def comparison_table(rows: Sequence[Row]) -> str:
+    """Return how Stage II does on each clip beside plain upscaling and its own reference.
+
+    Shares are of runs, a clip with a seed. The differences are taken clip by clip, so that their spread
+    is not that of the photos.
+    """
+    groups = _groups(rows)
+    lines = ["| frames | | " + " | ".join(COMPARISON) + " |", "|---|---|" + "---|" * len(COMPARISON)]
+    for (frames, name), group in groups.items():
+        if name in (CEILING, PLAIN, REFERENCE):
+            continue
+        plain, reference = (
+            {row["clip"]: row for row in groups[frames, yardstick]} for yardstick in (PLAIN, REFERENCE)
+        )
+        wins = [[row[key] > plain[row["clip"]][key] for key in ("PSNR", "SSIM")] for row in group]
+        shares = [*np.mean(wins, axis=0), np.mean(np.all(wins, axis=1))]
+        over = [[row["PSNR"] - other[row["clip"]]["PSNR"] for row in group] for other in (plain, reference)]
+        ends = [[row["gap of segments"][place] for row in group] for place in (0, -1)]
+        cells = [
+            *(f"{share:.0%}" for share in shares),
+            *(spread(values, 2) for values in over),
+            *(spread(values, 3) for values in ends),
+        ]
+        lines.append(f"| {frames} | {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,302 @@
+"""The attention override: what it computes, what it leaves alone, and that compiled models keep to it."""
+
+import comfy.ops
+import comfy.samplers
+import comfy.sd
+import pytest
+import torch
+from comfy.ldm.modules.attention import attention_pytorch, attention_split
+from comfy.ldm.wan.model import WanModel
+
+import nodes as host_nodes
+
+PARTS = 2, 3, 10, 8
+"""Batch, heads, tokens, channels of a head."""
+
+
+@pytest.fixture(scope="module")
+def attention(pack):
+    return pack.modules["nodes.comfyui.attention"]
+
+
+@pytest.fixture
+def chosen(attention, monkeypatch):
+    """Make every attention one whose kernel we choose; holds the choices made."""
+    calls, attend = [], attention.backend.attend_cudnn_first
+
+    def spy(query, *args, **kwargs):
+        calls.append(query.shape)
+        return attend(query, *args, **kwargs)
+
+    monkeypatch.setattr(attention.backend, "prefers_cudnn", lambda *facts: True)
+    monkeypatch.setattr(attention.backend, "attend_cudnn_first", spy)
+    return calls
+
+
+@pytest.fixture
+def plain_attention(monkeypatch):
+    """What ComfyUI runs on a GPU; on the CPU it takes another attention."""
+    monkeypatch.setattr("comfy.ldm.wan.model.optimized_attention", attention_pytorch)
+
+
+@pytest.fixture(scope="module")
+def tiny(pack):
+    """A random plain Stage II model with two blocks, quick to compile."""
+    network = WanModel(
+        model_type="t2v",
+        in_dim=48,
+        out_dim=48,
+        dim=128,
+        ffn_dim=64,
+        num_heads=1,
+        num_layers=2,
+        operations=comfy.ops.manual_cast,
+    )
+    generator = torch.Generator().manual_seed(0)
+    state = {k: torch.randn(v.shape, generator=generator) * 0.08 for k, v in network.state_dict().items()}
+    return pack.host.with_shift(comfy.sd.load_diffusion_model_state_dict(state), 5.0)
+
+
+def random_parts(heads_in):
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(PARTS, generator=generator) for _ in range(3)]
+    return parts if heads_in else [part.transpose(1, 2).flatten(2) for part in parts]
+
+
+def options_with(pack, attention, users=None):
+    options = {} if users is None else {attention.OVERRIDE: users}
+    attention.install(options, pack.host.PLAIN_ATTENTION)
+    return options
+
+
+# --- The kernel -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("heads_in", [False, True])
+@pytest.mark.parametrize("heads_out", [False, True])
+def test_every_layout_is_the_hosts_attention(pack, attention, chosen, heads_in, heads_out):
+    parts = random_parts(heads_in)
+    layout = {"skip_reshape": heads_in, "skip_output_reshape": heads_out}
+    options = options_with(pack, attention)
+    ours = attention_pytorch(*parts, PARTS[1], **layout, transformer_options=options)
+    theirs = attention_pytorch(*parts, PARTS[1], **layout)
+    assert len(chosen) == 1
+    assert ours.shape == theirs.shape
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_the_decision_is_made_from_what_is_attended(pack, attention, monkeypatch):
+    facts = []
+    monkeypatch.setattr(attention.backend, "nvidia_capability", lambda device: (9, 0))
+    monkeypatch.setattr(attention.backend, "prefers_cudnn", lambda *given: facts.append(given))
+    options = options_with(pack, attention)
+    query, key, value = random_parts(True)
+    given = (query[:, :, :4], key, value)
+    attention_pytorch(*given, PARTS[1], skip_reshape=True, transformer_options=options)
+    flat = [part.transpose(1, 2).flatten(2) for part in given]
+    attention_pytorch(*flat, PARTS[1], transformer_options=options)
+    assert facts == [((9, 0), torch.float32, 8, 4, 10)] * 2
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"mask": torch.ones(10, 10, dtype=torch.bool)},
+        {"scale": 0.5},
+        {"enable_gqa": True},
+        {"something_new": 1},
+    ],
+    ids=lambda asked: next(iter(asked)),
+)
+def test_what_we_do_not_know_is_left_to_the_host(pack, attention, chosen, asked):
+    parts, options = random_parts(True), options_with(pack, attention)
+    given = {"skip_reshape": True, **asked}
+    ours = attention_pytorch(*parts, PARTS[1], **given, transformer_options=options)
+    assert torch.equal(ours, attention_pytorch(*parts, PARTS[1], **given))
+    if "mask" in asked:  # ComfyUI may give it by place, too
+        mask = asked["mask"]
+        attention_pytorch(*parts, PARTS[1], mask, skip_reshape=True, transformer_options=options)
+    assert chosen == []
+
+
+def test_another_attention_of_the_host_is_left_alone(pack, attention, chosen):
+    """As with --use-sage-attention: the user has chosen."""
+    parts, options = random_parts(False), options_with(pack, attention)
+    ours = attention_split(*parts, PARTS[1], transformer_options=options)
+    assert torch.equal(ours, attention_split(*parts, PARTS[1]))
+    assert chosen == []
+
+
+# --- The user's override ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("context", ["bidirectional", "read-only"])
+def test_the_users_override_decides(run, stage_two, z_ref, plain_attention, chosen, context):
+    calls = []
+
+    def users(attend, *args, **kwargs):
+        calls.append(attend)
+        return attend(*args, **kwargs)
+
+    model = stage_two.clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = users
+    given = {"z_ref": z_ref, "context": context}
+    with_user = run("SwiftI2V_SegmentSampler", model=model, **given)[0]["samples"]
+    assert chosen == []
+    assert len(calls) > 100 and set(calls) == {attention_pytorch.__wrapped__}
+    without = run("SwiftI2V_SegmentSampler", model=stage_two, **given)[0]["samples"]
+    assert len(chosen) > 100
+    assert (with_user - without).abs().max() <= 1e-5
+
+
+def test_the_users_override_decides_in_stage_one(pack, attention, stage_one, text):
+    def users(attend, *args, **kwargs):
+        return attend(*args, **kwargs)
+
+    model = stage_one.clone()
+    model.model_options["transformer_options"][attention.OVERRIDE] = users
+    options = pack.host.motion_guider(model, *text, 1.0).model_options["transformer_options"]
+    assert options[attention.OVERRIDE] is attention.override
+    assert options[attention.BELOW].users is users
+    assert model.model_options["transformer_options"] == {attention.OVERRIDE: users}
+
+
+def test_stage_one_samples_with_the_chosen_kernel(
+    pack, run, stage_one, vae, photo, plain_attention, chosen, monkeypatch
+):
+    given = {"model_high_noise": stage_one, "vae": vae, "image": photo, "steps": 1}
+    given |= {"width": 64, "height": 32, "frames": 5}
+    ours = run("SwiftI2V_MotionSampler", **given)[1]["samples"]
+    assert chosen
+    monkeypatch.setattr(pack.host, "motion_guider", pack.host.cfg_guider)
+    theirs = run("SwiftI2V_MotionSampler", **given)[1]["samples"]
+    assert (ours - theirs).abs().max() <= 1e-5
+
+
+# --- Read-only context ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("heads_in", [False, True])
+@pytest.mark.parametrize("heads_out", [False, True])
+def test_read_only_works_for_any_head_layout(pack, attention, heads_in, heads_out):
+    """``[B, L, H * D]`` and ``[B, H, L, D]`` at both ends of the host's attention."""
+    parts = random_parts(heads_in)
+    mask = torch.ones(10, 10, dtype=torch.bool)
+    mask[:4, 4:] = False
+    expected = torch.nn.functional.scaled_dot_product_attention(*random_parts(True), attn_mask=mask)
+    context = pack.modules["swifti2v_core.attention.read_only"].ReadOnlyContext(4)
+    options = options_with(pack, attention)
+    options[attention.READ_ONLY] = attention.ReadOnlyForward(context, "a", noisy_alone=False)
+    layout = {"skip_reshape": heads_in, "skip_output_reshape": heads_out}
+    result = attention_pytorch(*parts, PARTS[1], **layout, transformer_options=options | {"block_index": 0})
+    expected = expected if heads_out else expected.transpose(1, 2).flatten(2)
+    assert torch.allclose(result, expected, atol=1e-5)
+
+
+# --- Compiled models --------------------------------------------------------------------------------
+
+
+def whole(pack, model):
+    """As ComfyUI's TorchCompileModel compiles: without guards on the transformer options."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+    from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
+
+    compiled = model.clone()
+    options = {"guard_filter_fn": skip_torch_compile_dict}
+    set_torch_compile_wrapper(model=compiled, backend="eager", options=options)
+    return compiled
+
+
+def blocks(pack, model):
+    return pack.host.with_compiled_blocks(model)
+
+
+@pytest.fixture
+def eager(pack, monkeypatch, plain_attention):
+    """Compile without a compiler: what PyTorch remembers of a first run is the same."""
+    monkeypatch.setattr(pack.host, "COMPILER", "eager")
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("how", [whole, blocks])
+def test_compiled_models_remember_nothing_of_their_first_run(pack, run, tiny, make_latent, eager, how):
+    def made(model, context, latent):
+        given = {"z_ref": latent, "context": context, "denoise": 0.5, "steps": 2}
+        return run("SwiftI2V_SegmentSampler", model=model, **given)[0]["samples"]
+
+    compiled, short, long = how(pack, tiny), make_latent(4, 4, 4), make_latent(8, 4, 4, seed=1)
+    text = [[torch.zeros(1, 8, 4096), {}]]
+    with torch.inference_mode():  # no override at all, and the shape of a window
+        options = (compiled, 0, 2, 1.0, "euler", "simple", text, text)
+        host_nodes.KSampler().sample(*options, {"samples": short["samples"]})
+    results = []
+    for context, latent in (
+        ("bidirectional", short),
+        ("read-only", short),
+        ("bidirectional", long),
+    ):
+        expected = made(tiny, context, latent)
+        assert (made(compiled, context, latent) - expected).abs().max() <= 1e-5
+        results.append(expected)
+    assert (results[0] - results[1]).abs().max() > 1e-3  # what must not be mistaken for each other
+
+
+@pytest.mark.parametrize("context", ["bidirectional", "read-only"])
+def test_each_length_is_compiled_once(pack, run, tiny, make_latent, eager, monkeypatch, context):
+    graphs = []
+
+    def counting(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(pack.host, "COMPILER", counting)
+    compiled = pack.host.with_compiled_blocks(tiny)
+    counts = []
+    for segments in (2, 5):  # windows of 4 and 5 latent frames
+        latent = make_latent(1 + 3 * segments, 4, 4)
+        given = {"z_ref": latent, "context": context, "denoise": 0.5, "steps": 2, "cfg": 3.0}
+        run("SwiftI2V_SegmentSampler", model=compiled, **given)
+        counts.append(len(graphs))
+    assert counts[0] == counts[1] > 0
+
+
+def test_more_lengths_than_pytorch_allows_are_all_compiled(pack, run, tiny, make_latent, eager):
+    compiled = pack.host.with_compiled_blocks(tiny)
+    counters = torch._dynamo.utils.counters["stats"]
+    counts = [counters["unique_graphs"]]
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for frames in (3, 4):
+            given = {"z_ref": make_latent(frames, 4, 4), "denoise": 0.5, "steps": 1}
+            run("SwiftI2V_SegmentSampler", model=compiled, **given)
+            counts.append(counters["unique_graphs"])
+            assert torch._dynamo.config.recompile_limit == 1
+    assert counts[2] - counts[1] == counts[1] - counts[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("node_id", "given"),
+    [
+        (
+            "SwiftI2V_LoadStageI",
+            {
+                "high_noise_model": "tiny_stage1_motion.safetensors",
+                "low_noise_model": "tiny_stage1_motion.safetensors",
+                "high_noise_lora": "none",
+                "low_noise_lora": "none",
+            },
+        ),
+        ("SwiftI2V_LoadStageII", {"model_name": "tiny_stage2_detail.safetensors", "lora": "none"}),
+    ],
+)
+def test_loaders_compile_the_blocks_if_asked(run, node_id, given):
+    for model in run(node_id, weight_dtype="default", compile_blocks=True, **given):
+        if isinstance(model, str):
+            continue
+        kwargs = model.model_options["torch_compile_kwargs"]
+        assert (kwargs["backend"], kwargs["dynamic"]) == ("inductor", False)
+        assert set(model.wrappers["apply_model"]) == {"torch.compile", "SwiftI2V"}
+        assert model.get_model_object("model_sampling").shift == 5
+    for model in run(node_id, weight_dtype="default", **given):
+        assert isinstance(model, str) or "torch_compile_kwargs" not in model.model_options

@@ -1,0 +1,88 @@
+"""Finished segments brought back to the reference's statistics, inside the segment loop."""
+
+import pytest
+import torch
+
+
+def sampled(run, model, z_ref, **options):
+    given = {"model": model, "z_ref": z_ref, "seed": 3, "steps": 2, **options}
+    return run("SwiftI2V_SegmentSampler", **given)[0]["samples"]
+
+
+@pytest.fixture(params=["concat", "plain"])
+def model(request, stage_one, stage_two):
+    return stage_two if request.param == "concat" else stage_one
+
+
+def test_0_is_the_sampler_without_it(pack, run, model, z_ref, monkeypatch):
+    controlled = sampled(run, model, z_ref, denoise=0.5, drift_control=0.0)
+    monkeypatch.setattr(
+        pack.segment_sampling, "match_statistics", lambda result, reference, strength: result
+    )
+    assert torch.equal(controlled, sampled(run, model, z_ref, denoise=0.5, drift_control=1.0))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_1_gives_every_frame_the_references_statistics(pack, run, model, make_latent, batch, monkeypatch):
+    drift = pack.modules["swifti2v_core.stage_two.drift_control"]
+    monkeypatch.setattr(drift, "MOST_GAIN", 1e3)  # random areas are no photo to a tiny model
+    areas = make_latent(8, 2, 3, batch=batch)["samples"]
+    z_ref = {"samples": areas.repeat_interleave(4, dim=3).repeat_interleave(4, dim=4)}
+    wanted = drift.low_pass_statistics(z_ref["samples"])
+    for strength, reached in ((0.0, False), (1.0, True)):
+        result = sampled(run, model, z_ref, denoise=0.5, drift_control=strength)
+        assert torch.equal(result[:, :, 0], z_ref["samples"][:, :, 0])
+        found = drift.low_pass_statistics(result)
+        for one, two in zip(found, wanted, strict=True):
+            assert bool((one - two).abs().max() <= 1e-4) == reached
+    assert (result - z_ref["samples"])[:, :, 1:].abs().mean() > 0.05  # but not the reference itself
+
+
+def test_later_segments_see_corrected_neighbors(pack, run, stage_two, z_ref, monkeypatch):
+    windows, results, sample = [], [], pack.host.sample
+
+    def spy(guider, noise, window, *args, **kwargs):
+        windows.append(window.clone())
+        results.append(sample(guider, noise, window, *args, **kwargs))
+        return results[-1]
+
+    monkeypatch.setattr(pack.host, "sample", spy)
+    result = sampled(run, stage_two, z_ref, drift_control=1.0)
+    assert torch.equal(windows[1][:, :, 1], result[:, :, 3])  # the neighbor of segment 1
+    assert (windows[1][:, :, 1] - results[0][:, :, 3]).abs().max() > 1e-3  # was corrected
+    # Half of the way is half of the correction, in the first segment.
+    half = sampled(run, stage_two, z_ref, drift_control=0.5)
+    expected = (results[0][:, :, 1:4] + result[:, :, 1:4]) / 2
+    assert (half[:, :, 1:4] - expected).abs().max() <= 1e-5
+
+
+def test_split_and_resumed_gives_the_same_bits(run, stage_two, z_ref, text):
+    import comfy.samplers
+    from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
+
+    guider = comfy.samplers.CFGGuider(stage_two)
+    guider.set_conds(*text)
+
+    def advanced(**options):
+        return run(
+            "SwiftI2V_SegmentSamplerAdvanced",
+            noise=Noise_RandomNoise(3),
+            guider=guider,
+            sampler=comfy.samplers.sampler_object("euler"),
+            sigmas=torch.tensor([1.0, 5 / 6, 0.0]),
+            z_ref=z_ref,
+            drift_control=0.7,
+            **options,
+        )[0]["samples"]
+
+    whole, first = advanced(), advanced(end_segment=1)
+    assert torch.equal(advanced(start_segment=1, latent={"samples": first}), whole)
+
+
+@pytest.mark.parametrize(("strength", "nearest"), [(-0.5, 0), (1.5, 1)])
+def test_a_strength_out_of_range_is_refused(run, stage_two, z_ref, strength, nearest):
+    with pytest.raises(ValueError) as error:
+        sampled(run, stage_two, z_ref, drift_control=strength)
+    assert str(error.value) == (
+        f"drift_control is {strength:g}, but must be from 0 to 1; the nearest valid value is {nearest}."
+    )

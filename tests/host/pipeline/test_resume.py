@@ -1,0 +1,468 @@
+"""Runs that stop and go on, in the real host: the same bits, or a run of its own."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import comfy.model_management
+import comfy.samplers
+import comfy_extras.nodes_custom_sampler as custom
+import folder_paths
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+SEGMENTS = 3  # of 8 latent frames with M = 3
+
+
+@pytest.fixture(autouse=True)
+def folder(workspace):
+    """An empty folder of checkpoints."""
+    path = Path(folder_paths.get_output_directory()) / "swifti2v_checkpoints"
+    shutil.rmtree(path, ignore_errors=True)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def said(caplog):
+    caplog.set_level(logging.INFO, "SwiftI2V")
+
+    def take():
+        lines = [record.getMessage() for record in caplog.records if "Checkpoint" in record.getMessage()]
+        caplog.clear()
+        return lines
+
+    return take
+
+
+@pytest.fixture
+def cancelled(pack, monkeypatch):
+    """Run a function and cancel it at a progress report, counted from 1, as the button does."""
+
+    def run_until(number, function, **inputs):
+        reports, show = [], pack.modules["nodes.comfyui.progress"].SamplingProgress._show
+
+        def cancelling(progress, *args):
+            reports.append(args)
+            if len(reports) == number:
+                comfy.model_management.interrupt_current_processing()
+            show(progress, *args)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(pack.modules["nodes.comfyui.progress"].SamplingProgress, "_show", cancelling)
+            with pytest.raises(comfy.model_management.InterruptProcessingException):
+                function(**inputs)
+        assert len(reports) == number
+
+    return run_until
+
+
+def reference(batch=1, seed=1):
+    return {"samples": torch.randn(batch, 48, 8, 8, 12, generator=torch.Generator().manual_seed(seed))}
+
+
+@pytest.fixture
+def sample(run, stage_two):
+    """Run the simple sampler."""
+
+    def sampled(**inputs):
+        given = {"model": stage_two, "z_ref": reference(), "seed": 3, "steps": 3, **inputs}
+        return run("SwiftI2V_SegmentSampler", **given)[0]["samples"]
+
+    return sampled
+
+
+@pytest.fixture
+def sample_advanced(run, stage_two):
+    """Run the advanced sampler, with an ancestral sampler: its noise depends on seeds."""
+
+    def sampled(
+        model=stage_two, seed=3, sampler="euler_ancestral", sigmas=(1.0, 0.8, 0.5, 0.0), cfg=1.0, **inputs
+    ):
+        text = [[torch.zeros(1, 8, 4096), {}]]
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(inputs.pop("positive", text), text)
+        guider.set_cfg(cfg)
+        return run(
+            "SwiftI2V_SegmentSamplerAdvanced",
+            noise=custom.Noise_RandomNoise(seed),
+            guider=guider,
+            sampler=comfy.samplers.sampler_object(sampler),
+            sigmas=torch.tensor(sigmas),
+            **{"z_ref": reference(), **inputs},
+        )[0]["samples"]
+
+    return sampled
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).parts[2] for path in folder.rglob("*.safetensors"))
+
+
+def test_a_checkpoint_changes_nothing(sample, folder):
+    expected = sample()
+    assert not folder.exists()
+    assert torch.equal(sample(checkpoint="walk"), expected)
+    assert files(folder) == [f"clip-0000-segment-0000{n}.safetensors" for n in range(SEGMENTS)]
+    assert {path.parts[-3] for path in folder.rglob("*.safetensors")} == {"walk"}
+
+
+@pytest.mark.parametrize(
+    ("report", "finished"), [(1, 0), (3, 0), (4, 1), (5, 1), (7, 1), (8, 2), (11, 2), (12, 3)]
+)
+def test_a_cancelled_run_goes_on_behind_its_finished_segments(
+    sample, cancelled, said, folder, report, finished
+):
+    """One report per step, and one when a segment is finished and saved."""
+    expected = sample()
+    cancelled(report, sample, checkpoint="walk")
+    assert len(files(folder)) == finished
+    said()
+    assert torch.equal(sample(checkpoint="walk"), expected)
+    assert said() == ([f'Checkpoint "walk": {finished} of 3 segments are there.'] if finished else [])
+
+
+def test_a_finished_run_is_not_made_again(sample, monkeypatch):
+    expected = sample(checkpoint="walk")
+
+    def no_sampling(*_args, **_kwargs):
+        raise AssertionError("the model ran")
+
+    monkeypatch.setattr(comfy.samplers.CFGGuider, "sample", no_sampling)
+    assert torch.equal(sample(checkpoint="walk"), expected)
+
+
+def test_delete_when_done(sample, folder):
+    expected = sample()
+    assert torch.equal(sample(checkpoint="walk", checkpoint_files="delete when done"), expected)
+    assert list(folder.iterdir()) == []
+
+
+def test_delete_when_done_keeps_what_is_not_done(sample_advanced, folder):
+    cut = {"checkpoint": "walk", "checkpoint_files": "delete when done"}
+    sample_advanced(end_segment=2, **cut)
+    assert len(files(folder)) == 2
+    assert torch.equal(sample_advanced(**cut), sample_advanced())
+    assert files(folder) == []
+
+
+def test_a_batch_goes_on_inside_its_second_clip(sample, cancelled, folder):
+    two = {"z_ref": reference(batch=2)}
+    expected = sample(**two)
+    cancelled(18, sample, checkpoint="walk", **two)
+    assert files(folder)[-1] == "clip-0001-segment-00000.safetensors"
+    assert torch.equal(sample(checkpoint="walk", **two), expected)
+
+
+def test_later_segments_of_a_started_latent(sample_advanced, folder):
+    whole = sample_advanced()
+    started = {"latent": {"samples": whole}, "start_segment": 1, "checkpoint": "walk"}
+    assert torch.equal(sample_advanced(**started), whole)
+    assert len(files(folder)) == 2
+    # Other frames before it: another run.
+    changed = whole.clone()
+    changed[:, :, 3] += 1
+    sample_advanced(**{**started, "latent": {"samples": changed}})
+    assert len(files(folder)) == 4
+
+
+def lora(model):
+    """Return a clone with a LoRA on one weight of a block, as ComfyUI's loader makes it."""
+    import comfy.lora
+
+    key = "diffusion_model.blocks.0.self_attn.q.weight"
+    out_dim, in_dim = model.model.state_dict()[key].shape
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        f"{key.removesuffix('.weight')}.lora_{name}.weight": torch.randn(shape, generator=generator)
+        for name, shape in (("up", (out_dim, 2)), ("down", (2, in_dim)))
+    }
+    import comfy.sd
+
+    return comfy.sd.load_lora_for_models(model, None, weights, 0.5, 0)[0]
+
+
+def with_option(model):
+    clone = model.clone()
+    scale = 0.5
+
+    def scaled(args):
+        return args["cond"] * scale + args["uncond"] * (1 - scale)
+
+    clone.set_model_sampler_cfg_function(scaled)
+    return clone
+
+
+def with_other_weight(model):
+    clone = model.clone()
+    key = "diffusion_model.head.head.bias"
+    clone.add_patches({key: ("diff", (torch.full_like(model.model.state_dict()[key], 0.1),))})
+    return clone
+
+
+DIFFERENT = {
+    "prompts and guidance": [
+        lambda model: {"cfg": 2.0},
+        lambda model: {"positive": [[torch.ones(1, 8, 4096), {}]]},
+        lambda model: {"positive": [[torch.zeros(1, 8, 4096), {"strength": 0.5}]]},
+    ],
+    "noise or seed": [lambda model: {"seed": 4}],
+    "sampler": [lambda model: {"sampler": "euler"}],
+    "sigmas": [lambda model: {"sigmas": (1.0, 0.8, 0.4, 0.0)}],
+    "reference": [lambda model: {"z_ref": reference(seed=2)}],
+    "segments": [
+        lambda model: {"segment_frames": 4},
+        lambda model: {"neighbors": 2},
+        lambda model: {"context": "read-only"},
+        lambda model: {"reference_strength": 0.5},
+    ],
+    "drift control": [lambda model: {"drift_control": 0.5}],
+    "model patches": [
+        lambda model: {"model": lora(model)},
+        lambda model: {"model": with_other_weight(model)},
+    ],
+}
+"""Inputs that differ in one thing, by the word for it."""
+
+
+@pytest.mark.parametrize(
+    ("word", "change"), [(word, change) for word, changes in DIFFERENT.items() for change in changes]
+)
+def test_another_run_starts_anew_and_says_why(sample_advanced, stage_two, said, folder, word, change):
+    sample_advanced(checkpoint="walk")
+    said()
+    inputs = change(stage_two)
+    expected = sample_advanced(**inputs)
+    assert torch.equal(sample_advanced(checkpoint="walk", **inputs), expected)
+    (line,) = said()
+    assert f"differs in {word}" in line
+    assert torch.equal(sample_advanced(checkpoint="walk"), sample_advanced())
+
+
+def test_a_function_in_the_options_counts(sample_advanced, stage_two, said):
+    sample_advanced(checkpoint="walk", cfg=2.0)
+    said()
+    sample_advanced(checkpoint="walk", cfg=2.0, model=with_option(stage_two))
+    assert "differs in model patches, prompts and guidance;" in said()[0]
+
+
+def test_other_weights_and_another_version_count(pack, sample, stage_two, said, monkeypatch):
+    sample(checkpoint="walk")
+    said()
+    weights = pack.identity.model_weights(stage_two)
+    name, weight = next(iter(weights.items()))
+    changed = {**weights, name: weight.clone()}
+    changed[name].view(-1)[-1] += 1e-3
+    with monkeypatch.context() as patched:
+        patched.setattr(pack.identity, "model_weights", lambda _: changed)
+        sample(checkpoint="walk")
+    assert "differs in model weights;" in said()[0]
+    monkeypatch.setattr("comfyui_version.__version__", "9.9")
+    sample(checkpoint="walk")
+    assert "differs in versions and device;" in said()[0]
+
+
+class Around(torch.nn.Module):
+    """A module that another pack puts around one of the network's."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args, **kwargs):
+        return self.inner(*args, **kwargs)
+
+
+def with_module(model):
+    clone, name = model.clone(), "diffusion_model.blocks.0.cross_attn"
+    clone.add_object_patch(name, Around(clone.get_model_object(name)))
+    return clone
+
+
+def with_compute_dtype(model):
+    clone = model.clone()
+    clone.set_model_compute_dtype(torch.float32)
+    return clone
+
+
+@pytest.mark.parametrize("patch", [lambda model: model, lora, with_option, with_module, with_compute_dtype])
+def test_the_same_model_is_the_same_before_and_after_use(pack, sample_advanced, stage_two, patch, said):
+    """Loading patches weights in place and moves them; another process finds them untouched."""
+    model = patch(stage_two)
+    core = pack.modules["swifti2v_core.resume.fingerprint"]
+
+    def prints(model):
+        named = pack.identity.without_weights(model)
+        weights = core.fingerprint_tensors(pack.identity.model_weights(model), lambda: None)
+        return weights, core.fingerprint(pack.identity.model_changes(model), named)
+
+    comfy.model_management.unload_all_models()
+    fresh = prints(model)
+    sample_advanced(model=model, cfg=2.0)
+    assert prints(model) == fresh
+    comfy.model_management.unload_all_models()
+    assert prints(model) == fresh
+    assert prints(patch(stage_two)) == fresh
+    assert prints(stage_two)[0] == fresh[0]
+
+
+@pytest.mark.parametrize("patch", [with_module, with_compute_dtype])
+def test_a_model_is_the_same_while_a_clone_of_it_is_loaded(pack, sample_advanced, stage_two, patch):
+    core = pack.modules["swifti2v_core.resume.fingerprint"]
+
+    def prints():
+        named = pack.identity.without_weights(stage_two)
+        weights = core.fingerprint_tensors(pack.identity.model_weights(stage_two), lambda: None)
+        return weights, core.fingerprint(pack.identity.model_changes(stage_two), named)
+
+    sample_advanced()
+    before = prints()
+    sample_advanced(model=patch(stage_two))
+    assert prints() == before
+
+
+def test_weights_are_all_that_a_file_holds(pack, stage_two, workspace):
+    file = load_file(workspace / "models" / "diffusion_models" / "tiny_stage2_detail.safetensors")
+    found = pack.identity.model_weights(stage_two)
+    assert found.keys() == {f"diffusion_model.{key.removeprefix('model.diffusion_model.')}" for key in file}
+
+
+def test_another_arithmetic_is_another_run(pack, workspace, monkeypatch):
+    """On cards that have it, fp8_e4m3fn_fast multiplies the same weights in fp8."""
+    core = pack.modules["swifti2v_core.resume.fingerprint"]
+    monkeypatch.setattr(comfy.model_management, "supports_fp8_compute", lambda *_: True)
+    models = [
+        pack.modules["nodes.comfyui.model_files"].load_model("tiny_stage2_detail.safetensors", dtype)
+        for dtype in ("fp8_e4m3fn", "fp8_e4m3fn_fast")
+    ]
+    weights = [
+        core.fingerprint_tensors(pack.identity.model_weights(model), lambda: None) for model in models
+    ]
+    changes = [
+        core.fingerprint(pack.identity.model_changes(model), pack.identity.without_weights(model))
+        for model in models
+    ]
+    assert weights[0] == weights[1] and changes[0] != changes[1]
+
+
+def test_quantized_weights_can_be_saved(pack, sample, said):
+    """ComfyUI's quantized layers list weights in their state that the module does not have."""
+    import comfy.sd
+
+    path = pack.modules["nodes.comfyui.model_files"]._path(
+        "diffusion_models", "tiny_stage2_detail.safetensors"
+    )
+    state = load_file(path)
+    kind = torch.tensor(list(b'{"format": "float8_e4m3fn"}'), dtype=torch.uint8)
+    for key in [key for key in state if key.endswith("self_attn.q.weight")]:
+        scale = state[key].float().abs().max() / 448
+        state[key] = (state[key].float() / scale).to(torch.float8_e4m3fn)
+        state[key.replace("weight", "weight_scale")] = scale
+        state[key.replace("weight", "comfy_quant")] = kind
+    with torch.inference_mode():
+        model = pack.host.with_shift(comfy.sd.load_diffusion_model_state_dict(state), 5.0)
+    expected = sample(model=model)
+    assert torch.equal(sample(model=model, checkpoint="walk"), expected)
+    assert torch.equal(sample(model=model, checkpoint="walk"), expected)
+    assert said() == ['Checkpoint "walk": 3 of 3 segments are there.']
+
+
+def test_a_vae_inside_a_patch_counts_and_does_no_harm(pack, sample, stage_two, vae, said):
+    model = stage_two.clone()
+
+    class Previews:
+        def __init__(self):
+            self.vae = vae
+
+        def __call__(self, executor, *args, **kwargs):
+            return executor(*args, **kwargs)
+
+    from comfy.patcher_extension import WrappersMP
+
+    model.add_wrapper(WrappersMP.DIFFUSION_MODEL, Previews())
+    expected = sample(model=model, checkpoint="walk")
+    said()
+    assert torch.equal(sample(model=model, checkpoint="walk"), expected)
+    assert said() == ['Checkpoint "walk": 3 of 3 segments are there.']
+
+
+def test_compiled_blocks_are_the_same_in_every_process(pack, stage_two, said):
+    core = pack.modules["swifti2v_core.resume.fingerprint"]
+
+    def prints():
+        model = pack.host.with_compiled_blocks(stage_two)
+        return core.fingerprint(
+            pack.identity.model_changes(model),
+            pack.identity.without_weights(model),
+        )
+
+    assert prints() == prints()
+    assert prints() != core.fingerprint(
+        pack.identity.model_changes(stage_two),
+        pack.identity.without_weights(stage_two),
+    )
+
+
+def test_a_damaged_segment_is_made_again(sample, folder, said):
+    expected = sample(checkpoint="walk")
+    path = next(folder.rglob("*segment-00001*"))
+    path.write_bytes(path.read_bytes()[:-1])
+    said()
+    assert torch.equal(sample(checkpoint="walk"), expected)
+    lines = said()
+    assert "segment-00001.safetensors is ignored" in lines[0] and "1 of 3" in lines[1]
+
+
+def test_a_stranger_s_folder_brings_nothing_in(sample, folder):
+    """Segments that someone else's run left, renamed to fit, do not enter this one."""
+    expected = sample()
+    sample(checkpoint="walk", seed=99)
+    (foreign,) = (folder / "walk").iterdir()
+    sample(checkpoint="walk")
+    (mine,) = set((folder / "walk").iterdir()) - {foreign}
+    for path in foreign.iterdir():
+        shutil.copy(path, mine / path.name)
+    (mine / "clip-0000-segment-00009.safetensors").write_bytes(b"")
+    save_file({"frames": torch.zeros(1, 48, 3, 8, 12)}, mine / "clip-0000-segment-00000.safetensors")
+    assert torch.equal(sample(checkpoint="walk"), expected)
+
+
+def test_a_full_disk_does_not_stop_the_run(pack, sample, said, monkeypatch, folder):
+    expected = sample()
+    module = pack.modules["swifti2v_core.resume.saved_segments"]
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.os, "fsync", full)
+        assert torch.equal(sample(checkpoint="walk"), expected)
+    assert [line.count("not on disk yet (No space left on device)") for line in said()] == [1, 1, 1]
+    assert files(folder) == [] and not list(folder.rglob("*.part"))
+    assert torch.equal(sample(checkpoint="walk"), expected)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [
+        ({"checkpoint": "../up"}, 'checkpoint is "../up", but must be a name'),
+        ({"checkpoint": "walk", "checkpoint_files": "burn"}, 'checkpoint_files is "burn", but must be'),
+    ],
+)
+def test_wrong_names_are_told_before_a_model_loads(sample, monkeypatch, inputs, sentence):
+    def no_loading(*_args, **_kwargs):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", no_loading)
+    with pytest.raises(ValueError, match=sentence):
+        sample(**inputs)
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_a_model_loads(sample, monkeypatch, folder):
+    folder.parent.mkdir(exist_ok=True)
+    folder.write_text("in the way")
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", None)
+    with pytest.raises(ValueError, match="cannot be written to"):
+        sample(checkpoint="walk")
+    folder.unlink()
