@@ -78,7 +78,7 @@ class VideoFile:
 
     def __init__(
         self,
-        path: str,
+        path: Path,
         width: int,
         height: int,
         rate: Fraction,
@@ -86,7 +86,7 @@ class VideoFile:
         crf: int,
         tags: dict[str, str],
     ) -> None:
-        self._path = Path(path)
+        self._path = path
         # The name is given only to a complete file; a killed process leaves a .part behind.
         self._part = Path(f"{path}.part")
         self._container = av.open(
