@@ -24,6 +24,11 @@ BASE = Path(tempfile.mkdtemp(prefix="swifti2v-tests-"))
 """ComfyUI's base folder while the tests run."""
 
 
+def pytest_addoption(parser):
+    parser.addoption("--freeze", action="store_true", help="write the digests of this machine's results")
+    parser.addoption("--freeze-portable", action="store_true", help="write the values of results")
+
+
 def pytest_configure():
     """Boot the host and load the pack before any test module imports them."""
     # Tensors are tiny: threads would spend their time waiting for each other, most of all on busy machines.
