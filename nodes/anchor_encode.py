@@ -11,6 +11,7 @@ import torch
 from comfy_api.latest import io
 
 from ..swifti2v_core.geometry import check_size, latent_frame_count, latent_frame_of
+from ..swifti2v_core.images import Fit, Kernel
 from ..swifti2v_core.progress import after
 from ..swifti2v_core.reference.hybrid import (
     KEYFRAME_CLIP_FRAMES,
@@ -125,8 +126,8 @@ class AnchorEncode(io.ComfyNode):
         width: int,
         height: int,
         frames: int,
-        fit: str,
-        upscale: str,
+        fit: Fit,
+        upscale: Kernel,
         color_match: bool,
         keyframes: torch.Tensor | None = None,
         keyframe_times: str = "",

@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..swifti2v_core.geometry import check_size, latent_frame_count
+from ..swifti2v_core.images import Fit
 from ..swifti2v_core.progress import after
 from ..swifti2v_core.seeds import clip_seed
 from ..swifti2v_core.stage_one import camera
@@ -127,9 +128,9 @@ class CameraMotion(io.ComfyNode):
         rotate: float,
         tilt: float,
         sway: float,
-        easing: str,
+        easing: camera.Easing,
         seed: int,
-        fit: str,
+        fit: Fit,
     ) -> io.NodeOutput:
         check_image(image, "The photo")
         check_size(width, height)

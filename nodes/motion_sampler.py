@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io
 
 from ..swifti2v_core.geometry import check_size, latent_frame_count, pixel_frame_count
-from ..swifti2v_core.images import fit_frames
+from ..swifti2v_core.images import Fit, fit_frames
 from ..swifti2v_core.sigmas import EXPERT_BOUNDARY
 from ..swifti2v_core.stage_one.chunks import Chunk, plan_chunks
 from ..swifti2v_core.stage_one.two_sizes import (
@@ -190,7 +190,7 @@ class MotionSampler(io.ComfyNode):
         steps: int,
         cfg: float,
         sampler_name: str,
-        fit: str,
+        fit: Fit,
         model_low_noise: Any = None,
         positive: Any = None,
         negative: Any = None,
@@ -288,7 +288,7 @@ def _check_one_size(chunks: list[Chunk], reshift_steps: int) -> None:
         )
 
 
-def _photos(photo: torch.Tensor, sizes: list[Leg], fit: str) -> list[torch.Tensor]:
+def _photos(photo: torch.Tensor, sizes: list[Leg], fit: Fit) -> list[torch.Tensor]:
     """Return the photo at every size, framed as in the last one, the clip itself."""
     *before, clip = sizes
     return [

@@ -62,7 +62,7 @@ def _window_inputs() -> list[io.Input]:
             options=list(POSITIONS),
             default="true",
             advanced=True,
-            tooltip="The time that the model is told for a window. true (default): its place in the "
+            tooltip="Time positions of a window for the model. true (default): its place in the "
             "clip. clamped: moved back into the 31 latent frames the model was trained on, for clips "
             "of more than 121 frames that change late in the clip.",
         ),

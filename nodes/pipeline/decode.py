@@ -131,8 +131,13 @@ def _skip(count: int, pieces: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
 
 def _decode_plan(vae: Any, latent: torch.Tensor) -> memory_plan.DecodePlan:
     """Make room for the decoder and choose how to cut, by the memory that is free then."""
-    shape = (vae.first_stage_model.decoder, *latent.shape[-2:], vae.vae_dtype.itemsize)
-    free = free_bytes_after_loading(vae, memory_plan.decode_need(*shape, memory_plan.DECODE_PLANS[0]))
-    plan = memory_plan.plan_decode(*shape, free)
+    decoder, size, (height, width) = (
+        vae.first_stage_model.decoder,
+        vae.vae_dtype.itemsize,
+        latent.shape[-2:],
+    )
+    fastest = memory_plan.decode_need(decoder, height, width, size, memory_plan.DECODE_PLANS[0])
+    free = free_bytes_after_loading(vae, fastest)
+    plan = memory_plan.plan_decode(decoder, height, width, size, free)
     logger.info("Decode: %d strips, %d latent frames at a time", plan.strips, plan.chunk)
     return plan
