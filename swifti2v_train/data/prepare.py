@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor
 from tqdm import tqdm
 
 from swifti2v_core.geometry import check_size, latent_frame_count
 from swifti2v_core.stage_one.photo_start import photo_then_gray
 
-from ..config import Config, Prepare, save_config
-from ..fields import from_values
+from ..config import Config, Prepare, load_section, save_config
 from ..networks.autoencoder import VideoAutoencoder, encode_clip, load_autoencoder
 from ..networks.native_keys import load_native
 from ..networks.window_transformer import WindowTransformer, network_from
@@ -131,8 +128,8 @@ def keep_settings(settings: Prepare, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_config(settings, kept)
         return
-    earlier = asdict(from_values(Prepare, yaml.safe_load(kept.read_text(encoding="utf-8")), str(kept)))
-    for name, value in asdict(settings).items():
+    earlier = dict(load_section(Prepare, kept))
+    for name, value in settings:
         if name not in FREE and value != earlier[name]:
             raise ValueError(
                 f"{name} is {value!r}, but the clips in {folder} were made with {earlier[name]!r}; set it "

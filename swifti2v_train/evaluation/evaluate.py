@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +69,7 @@ class Evaluation:
     def __init__(
         self, settings: Prepare, network: WindowTransformer, stage_two: StageTwo, seed: int
     ) -> None:
-        self.encoder = Encoder(replace(settings, stage_one=""))
+        self.encoder = Encoder(settings.model_copy(update={"stage_one": ""}))
         self.network = network.requires_grad_(False).to(self.encoder.device).train(False)
         if stage_two.context == "read-only":
             self.network.read_context_only()
@@ -144,9 +143,8 @@ def run(config: Config) -> list[Row]:
     wanted, folder = config.evaluate, Path(config.evaluate.output)
     if not wanted.output:
         raise ValueError("evaluate: output is empty, but the tables need a folder; name one.")
-    settings = replace(
-        config.prepare, sources=wanted.sources, seed=wanted.seed + SCENES, device=wanted.device
-    )
+    changes = {"sources": wanted.sources, "seed": wanted.seed + SCENES, "device": wanted.device}
+    settings = config.prepare.model_copy(update=changes)
     check_settings(settings)
     sources = find_sources(settings.sources)
     network = network_from(load_native(wanted.stage_two))

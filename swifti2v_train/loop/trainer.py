@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -95,11 +95,11 @@ def batch_numbers(settings: Training, processes: int, process: int) -> list[list
 
 def check_resumed(before: Training, now: Training, run: Path) -> None:
     """Raise ValueError if a run would go on with other settings than it began with."""
-    kept = replace(now, **{name: getattr(before, name) for name in MAY_CHANGE})
-    for name, value in vars(kept).items():
-        if value != getattr(before, name):
+    earlier = dict(before)
+    for name, value in now:
+        if name not in MAY_CHANGE and value != earlier[name]:
             raise ValueError(
-                f"{name} is {value!r}, but {run} was begun with {getattr(before, name)!r}; set it back, or "
+                f"{name} is {value!r}, but {run} was started with {earlier[name]!r}; set it back, or "
                 "name another output folder."
             )
 

@@ -43,4 +43,9 @@ def stage_one(output, **settings):
 
 
 def project(dataset, **sections):
-    return Config(data=Data(str(dataset)), **sections)
+    return Config(data=Data(folder=str(dataset)), **sections)
+
+
+def changed(section, **settings):
+    """A copy with other settings, whose limits are not checked."""
+    return section.model_copy(update=settings)

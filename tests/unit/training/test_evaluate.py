@@ -2,12 +2,12 @@
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from tiny_training import changed
 
 from swifti2v_core.stage_two.segments import plan_segments
 from swifti2v_train.config import Config, Evaluate, Prepare
@@ -137,4 +137,4 @@ def test_evaluate_writes_tables_and_sheets(config):
 
 def test_evaluate_needs_a_folder(config):
     with pytest.raises(ValueError, match="evaluate: output is empty"):
-        evaluate.run(replace(config, evaluate=replace(config.evaluate, output="")))
+        evaluate.run(changed(config, evaluate=changed(config.evaluate, output="")))

@@ -2,13 +2,13 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from tiny_training import changed
 
 from swifti2v_train.config import Config, Data, Prepare
 from swifti2v_train.data import prepare
@@ -36,7 +36,7 @@ SETTINGS = Prepare(
 def whole(tmp_path_factory):
     """A dataset of three photos, made in one go."""
     folder = tmp_path_factory.mktemp("whole")
-    prepare.run(Config(data=Data(str(folder)), prepare=SETTINGS))
+    prepare.run(Config(data=Data(folder=str(folder)), prepare=SETTINGS))
     return folder
 
 
@@ -118,7 +118,7 @@ prepare.run(config.load_config(sys.argv[2]))
 def test_a_killed_run_is_gone_on_with_and_nothing_is_made_twice(whole, tmp_path, monkeypatch, moment):
     from swifti2v_train.config import save_config
 
-    config = Config(data=Data(str(tmp_path / "data")), prepare=SETTINGS)
+    config = Config(data=Data(folder=str(tmp_path / "data")), prepare=SETTINGS)
     save_config(config, tmp_path / "config.yaml")
     words = [sys.executable, "-c", KILLED, str(ROOT), str(tmp_path / "config.yaml"), str(moment)]
     assert subprocess.run(words, capture_output=True, check=False).returncode == -9
@@ -139,11 +139,11 @@ def test_a_killed_run_is_gone_on_with_and_nothing_is_made_twice(whole, tmp_path,
 
 
 def test_a_shard_is_written_after_some_minutes_even_if_not_full(tmp_path, monkeypatch):
-    settings = replace(SETTINGS, stage_one="", shard_megabytes=1024.0)
-    prepare.run(Config(data=Data(str(tmp_path / "full")), prepare=settings))
+    settings = changed(SETTINGS, stage_one="", shard_megabytes=1024.0)
+    prepare.run(Config(data=Data(folder=str(tmp_path / "full")), prepare=settings))
     assert {clip.shard for clip in Dataset(tmp_path / "full").clips} == {"shard-00000.safetensors"}
     monkeypatch.setattr(prepare, "MOST_LOST_SECONDS", 0)
-    prepare.run(Config(data=Data(str(tmp_path / "timed")), prepare=settings))
+    prepare.run(Config(data=Data(folder=str(tmp_path / "timed")), prepare=settings))
     assert len({clip.shard for clip in Dataset(tmp_path / "timed").clips}) == 3
 
 
@@ -153,7 +153,7 @@ def test_clips_of_two_kinds_are_not_mixed(whole):
         ({"lowest_sigma": 0.3}, "lowest_sigma is 0.3, but the clips"),
     ):
         with pytest.raises(ValueError, match=words):
-            prepare.run(Config(data=Data(str(whole)), prepare=replace(SETTINGS, **change)))
+            prepare.run(Config(data=Data(folder=str(whole)), prepare=changed(SETTINGS, **change)))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_clips_of_two_kinds_are_not_mixed(whole):
 )
 def test_what_does_not_fit_is_refused_before_anything_is_made(tmp_path, change, words):
     with pytest.raises(ValueError, match=words):
-        prepare.run(Config(data=Data(str(tmp_path / "new")), prepare=replace(SETTINGS, **change)))
+        prepare.run(Config(data=Data(folder=str(tmp_path / "new")), prepare=changed(SETTINGS, **change)))
     assert not (tmp_path / "new").exists()
 
 
@@ -186,7 +186,7 @@ def test_a14b_gets_its_photo_and_gray_frames():
             frames = video[:, :1, ::4, ::8, ::8]
             return frames.expand(-1, 16, -1, -1, -1).clone()
 
-    settings = replace(SETTINGS, stage_one="")
+    settings = changed(SETTINGS, stage_one="")
     encoder = prepare.Encoder(settings)
     encoder.motion_autoencoder = Sixteen()
     truth = next(make_clips(settings, find_sources(settings.sources)))

@@ -3,14 +3,13 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_training import NETWORK, make_dataset, project, stage_one, stage_two
+from tiny_training import NETWORK, changed, make_dataset, project, stage_one, stage_two
 
 from swifti2v_train import commands
 from swifti2v_train.config import save_config
@@ -51,8 +50,8 @@ def test_six_steps_are_three_and_three_to_the_bit(dataset, tmp_path):
     first = commands.stage2(project(dataset, stage2=whole))
     assert first.step == 6 and first.finished and len(first.losses) == 6
 
-    halves = replace(whole, output=str(tmp_path / "halves"))
-    begun = commands.stage2(project(dataset, stage2=replace(halves, steps=3)))
+    halves = changed(whole, output=str(tmp_path / "halves"))
+    begun = commands.stage2(project(dataset, stage2=changed(halves, steps=3)))
     ended = commands.stage2(project(dataset, stage2=halves))
     assert begun.losses + ended.losses == first.losses
     for one, two in zip(newest(whole.output), newest(halves.output), strict=True):
@@ -71,8 +70,8 @@ def test_a_lora_goes_on_to_the_bit_and_keeps_no_frozen_weights(dataset, tmp_path
     save_file({key: v.contiguous() for key, v in to_native(network.state_dict()).items()}, base)
     whole = stage_two(tmp_path / "whole", steps=4, base=str(base), method="lora", lora_rank=2)
     losses = commands.stage2(project(dataset, stage2=whole)).losses
-    halves = replace(whole, output=str(tmp_path / "halves"))
-    begun = commands.stage2(project(dataset, stage2=replace(halves, steps=2)))
+    halves = changed(whole, output=str(tmp_path / "halves"))
+    begun = commands.stage2(project(dataset, stage2=changed(halves, steps=2)))
     ended = commands.stage2(project(dataset, stage2=halves))
     assert begun.losses + ended.losses == losses
     for one, two in zip(newest(whole.output), newest(halves.output), strict=True):
@@ -87,7 +86,7 @@ def test_two_processes_give_what_one_gives(dataset, tmp_path):
     # Adam makes steps of the size of the rate, whatever the gradient: rounding grows with it.
     one = stage_two(tmp_path / "one", rollout_share=0.5, learning_rate=3e-4)
     losses = commands.stage2(project(dataset, stage2=one)).losses
-    two = replace(one, output=str(tmp_path / "two"))
+    two = changed(one, output=str(tmp_path / "two"))
     save_config(project(dataset, stage2=two), tmp_path / "two.yaml")
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["-m", "swifti2v_train", "stage2", "--config", str(tmp_path / "two.yaml")]
@@ -110,7 +109,7 @@ def test_two_processes_give_what_one_gives(dataset, tmp_path):
 
 def test_micro_batches_do_not_change_the_result(dataset, tmp_path):
     single = stage_two(tmp_path / "single", steps=3)
-    double = replace(single, output=str(tmp_path / "double"), micro_batch=2)
+    double = changed(single, output=str(tmp_path / "double"), micro_batch=2)
     losses = [commands.stage2(project(dataset, stage2=s)).losses for s in (single, double)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
@@ -143,7 +142,7 @@ def test_what_is_not_finite_stops_the_run_and_the_last_state_stays(tmp_path):
     tensors = load_file(shard)
     save_file({key: value * torch.nan for key, value in tensors.items()}, shard)
     with pytest.raises(FloatingPointError, match=r"The loss of step 3 is nan, .*checkpoint-00000002"):
-        commands.stage2(project(folder, stage2=replace(settings, steps=4)))
+        commands.stage2(project(folder, stage2=changed(settings, steps=4)))
     assert newest_checkpoint(Path(settings.output)).name == "checkpoint-00000002"
     for one, two in zip(before, newest(settings.output), strict=True):
         assert largest_difference(one, two) == 0
@@ -165,7 +164,7 @@ def test_time_ends_a_call_and_the_next_one_goes_on(dataset, tmp_path):
     settings = stage_two(tmp_path / "run", steps=4, stop_after_minutes=1e-9)
     outcome = commands.stage2(project(dataset, stage2=settings))
     assert (outcome.step, outcome.finished) == (0, False)
-    outcome = commands.stage2(project(dataset, stage2=replace(settings, stop_after_minutes=0)))
+    outcome = commands.stage2(project(dataset, stage2=changed(settings, stop_after_minutes=0)))
     assert (outcome.step, outcome.finished) == (4, True)
 
 
@@ -185,9 +184,9 @@ def test_a_run_is_not_gone_on_with_under_other_settings(dataset, tmp_path):
     settings = stage_two(tmp_path / "run", steps=1)
     commands.stage2(project(dataset, stage2=settings))
     with pytest.raises(
-        ValueError, match=r"learning_rate is 0.5, but .*run was begun with 0.001; set it back"
+        ValueError, match=r"learning_rate is 0.5, but .*run was started with 0.001; set it back"
     ):
-        commands.stage2(project(dataset, stage2=replace(settings, learning_rate=0.5)))
+        commands.stage2(project(dataset, stage2=changed(settings, learning_rate=0.5)))
 
 
 @pytest.mark.parametrize(("channels", "expert"), [(48, "both"), (16, "high"), (16, "low")])
