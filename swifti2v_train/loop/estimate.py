@@ -80,7 +80,7 @@ def estimate_training(
     tokens: int,
     processes: int = 1,
     *,
-    shared: bool = False,
+    sharded: bool = False,
     teraflops: float | None = None,
 ) -> Estimate:
     """Estimate a training of either stage.
@@ -93,8 +93,8 @@ def estimate_training(
         Of a sample.
     processes
         How many processes train together.
-    shared
-        Whether FSDP shares states out among them.
+    sharded
+        Whether FSDP shards weights, gradients, optimizer and averages among them.
     teraflops
         Speed of a process; None: an assumed one, by whether there is a GPU.
     """
@@ -110,7 +110,7 @@ def estimate_training(
     return Estimate(
         parameters=sum(value.numel() for value in network.parameters()),
         trained=trained,
-        states=states // processes if shared else states,
+        states=states // processes if sharded else states,
         activations=activation_bytes(settings, shape, settings.micro_batch * tokens),
         tokens=settings.micro_batch * tokens,
         flops=flops,

@@ -1,16 +1,12 @@
 """The estimate against what PyTorch really allocates and computes, at tiny size on the CPU."""
 
-import logging
-
 import pytest
 import torch
-from tiny_training import NETWORK, make_dataset, project, stage_one, stage_two
+from tiny_training import NETWORK, stage_two
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from swifti2v_train import commands
-from swifti2v_train.__main__ import main
-from swifti2v_train.config import Network, save_config
+from swifti2v_train.config import Network
 from swifti2v_train.loop.estimate import activation_bytes, estimate_training, forward_flops, window_tokens
 from swifti2v_train.networks.window_transformer import Shape, empty_network, prepare_network
 
@@ -94,35 +90,9 @@ def test_a_lora_needs_no_states_for_frozen_weights():
     )
     assert lora.trained < full.trained / 4 and lora.parameters > full.parameters
     assert lora.states == 4 * lora.parameters + 16 * lora.trained
-    shared = estimate_training(stage_two(""), shape, 100, 4, shared=True)
+    shared = estimate_training(stage_two(""), shape, 100, 4, sharded=True)
     assert shared.states == estimate_training(stage_two(""), shape, 100).states // 4
 
 
 def test_the_paper_s_window_has_its_tokens():
     assert window_tokens(stage_two(""), 21, 1408, 2560) == 17600
-
-
-def test_the_command_says_it_before_it_starts(tmp_path, caplog):
-    caplog.set_level(logging.INFO, "SwiftI2V")
-    folder = make_dataset(tmp_path / "data", lengths=(5,))
-    config = project(
-        folder,
-        stage1=stage_one(tmp_path / "one"),
-        stage2=stage_two(tmp_path / "two", steps=1, rollout_share=0),
-    )
-    save_config(config, tmp_path / "p.yaml")
-    for command in ("stage1", "stage2"):
-        assert main([command, "--config", str(tmp_path / "p.yaml"), "--estimate"]) == 0
-        said = caplog.text
-        caplog.clear()
-        assert "GiB per process" in said and "TFLOP a step" in said
-    assert not (tmp_path / "two").exists()
-    assert commands.estimate(config, "stage2", 1, shared=False).tokens == 5 * 2 * 3
-    assert main(["stage2", "--config", str(tmp_path / "p.yaml")]) == 0
-    assert "Done; 1 steps." in caplog.text
-
-
-def test_errors_are_one_sentence_and_a_number(tmp_path, caplog):
-    (tmp_path / "p.yaml").write_text("stage2: {steps: 0}")
-    assert main(["stage2", "--config", str(tmp_path / "p.yaml")]) == 1
-    assert "stage2: steps is 0, but must be at least 1" in caplog.text
