@@ -1,4 +1,4 @@
-"""The prepare command: every clip encoded once, and what training reads written to disk."""
+"""The prepare command: encode every clip once and write the dataset that training reads."""
 
 from __future__ import annotations
 
@@ -23,18 +23,17 @@ from .stage_transition import denoise_again, encode_reference, to_video
 from .synthetic_scenes import average_down
 
 SETTINGS = "prepare.yaml"
-"""Written beside the dataset, so that a later call cannot mix clips of two kinds in it."""
+"""File beside the dataset that keeps a later call from mixing clips made with other settings."""
 
 FREE = ("sources", "clips_per_source", "shard_megabytes", "device")
-"""Settings that may change between two calls: they do not change a clip."""
-
+"""Settings that may change between two calls, because no clip depends on them."""
 
 MOST_LOST_SECONDS = 300
-"""A shard is written after this long even if it is not full: what a killed process can lose."""
+"""Longest time between writes, even of shards that are not full: the work that a killed process loses."""
 
 
 class Encoder:
-    """Makes the tensors of a clip.
+    """Encodes clips to the tensors of the dataset.
 
     Parameters
     ----------
@@ -59,7 +58,7 @@ class Encoder:
 
     @torch.no_grad()
     def tensors(self, clip: Truth) -> tuple[dict[str, Tensor], tuple[float, ...]]:
-        """Return the tensors of a clip by kind, see `dataset`, and the sigma of every reference."""
+        """Return a clip's tensors by kind, see `dataset`, and the sigma of each reference."""
         settings = self.settings
         truth = clip.frames.to(self.device)
         motion = average_down(truth, settings.motion_width, settings.motion_height)
@@ -85,9 +84,9 @@ class Encoder:
     def _through_stage_one(self, name: str, variant: int, made: dict[str, Tensor]) -> tuple[Tensor, float]:
         settings, network, motion = self.settings, self.stage_one, made["motion"]
         assert network is not None
-        chance = generator(settings.seed, "transition", name, variant)
-        sigma = uniform(chance, settings.lowest_sigma, settings.highest_sigma)
-        noise = torch.randn(motion.shape, generator=chance).to(motion)
+        rng = generator(settings.seed, "transition", name, variant)
+        sigma = uniform(rng, settings.lowest_sigma, settings.highest_sigma)
+        noise = torch.randn(motion.shape, generator=rng).to(motion)
         text = motion.new_zeros(1, EMPTY_TEXT_TOKENS, network.config.text_dim)
         photo = made.get("motion_photo", motion)
         softened = denoise_again(
@@ -97,9 +96,9 @@ class Encoder:
 
 
 def check_settings(settings: Prepare) -> None:
-    """Raise ValueError if the sizes do not fit each other or the models."""
+    """Raise ValueError if a size does not fit the others or the models, or the sigmas are invalid."""
     check_size(settings.width, settings.height)
-    # The tiny autoencoder and Wan2.2's need 32 at both sizes, Wan2.1's 16.
+    # Multiples of 32 suit the tiny and Wan2.2's autoencoder, multiples of 16 Wan2.1's.
     check_size(settings.motion_width, settings.motion_height, 16)
     latent_frame_count(settings.frames)
     wanted = settings.motion_width * settings.height / settings.width
@@ -116,12 +115,12 @@ def check_settings(settings: Prepare) -> None:
 
 
 def keep_settings(settings: Prepare, folder: Path) -> None:
-    """Write the settings beside the dataset, or check that they are those of an earlier call.
+    """Write the settings beside the dataset, or check that they match those of an earlier call.
 
     Raises
     ------
     ValueError
-        If the dataset was made with others.
+        If the dataset was made with other settings.
     """
     kept = folder / SETTINGS
     if not kept.exists():
@@ -138,21 +137,21 @@ def keep_settings(settings: Prepare, folder: Path) -> None:
 
 
 def run(config: Config) -> None:
-    """Encode what is not in the dataset yet; a call that was ended is gone on with by the next one.
+    """Encode the clips that the dataset lacks; call again to continue after an interruption.
 
     Parameters
     ----------
     config
-        ``prepare`` says what and how, ``data.folder`` where to.
+        ``prepare`` holds the settings, ``data.folder`` the place of the dataset.
 
     Raises
     ------
     ValueError
-        If a setting does not fit.
+        If a setting is invalid.
     """
     settings, folder = config.prepare, Path(config.data.folder)
     if not config.data.folder:
-        raise ValueError("data: folder is empty, but the dataset needs a folder; name one.")
+        raise ValueError("data: folder is empty, but the dataset needs a folder, for example runs/data.")
     check_settings(settings)
     sources = find_sources(settings.sources)
     keep_settings(settings, folder)
@@ -162,7 +161,7 @@ def run(config: Config) -> None:
         tqdm(total=len(sources) * settings.clips_per_source, unit="clip", desc="prepare") as bar,
     ):
         bar.update(len(writer))
-        begin = time.monotonic()
+        written = time.monotonic()
         for clip in make_clips(settings, sources, done=writer):
             tensors, sigmas = encoder.tensors(clip)
             writer.append(
@@ -170,6 +169,6 @@ def run(config: Config) -> None:
                 source=clip.source.as_posix(), sigmas=sigmas,
             )  # fmt: skip
             bar.update()
-            if time.monotonic() - begin > MOST_LOST_SECONDS:
+            if time.monotonic() - written > MOST_LOST_SECONDS:
                 writer.close()
-                begin = time.monotonic()
+                written = time.monotonic()

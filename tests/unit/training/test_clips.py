@@ -24,8 +24,8 @@ def test_damaged_files_are_reported_in_one_line_and_skipped(tmp_path, caplog):
         clips = list(make_clips(settings, sources))
     assert [clip.source.name for clip in clips] == ["good.mp4"] and clips[0].frames.shape == (9, 96, 64, 3)
     assert all("\n" not in message for message in caplog.messages)
-    assert [message.split(" is skipped: ")[0] for message in caplog.messages] == damaged
+    assert [message.removeprefix("Skipping ").split(": ")[0] for message in caplog.messages] == damaged
 
 
-def test_clips_of_a_video_are_spread_over_it():
+def test_clips_of_a_video_are_evenly_spaced():
     assert spread([0, 9, 18, 27, 36], 2) == [0, 18] and spread([0, 9], 5) == [0, 9] and spread([], 3) == []

@@ -1,4 +1,4 @@
-"""The configuration: what is written is read again, and what does not fit is refused in one sentence."""
+"""The configuration: files are read back unchanged, and invalid settings are refused in one sentence."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def config(tmp_path, text):
     return load_config(path)
 
 
-def test_settings_are_read_and_the_others_keep_their_defaults(tmp_path):
+def test_settings_are_read_and_all_others_keep_their_defaults(tmp_path):
     read = config(
         tmp_path,
         "stage2:\n  learning_rate: 1e-4\n  precision: no\n  context: read-only\n  network: {heads: 1}\n"
@@ -31,7 +31,7 @@ def test_settings_are_read_and_the_others_keep_their_defaults(tmp_path):
     assert read.stage1 == Config().stage1
 
 
-def test_what_is_written_is_read_again(tmp_path):
+def test_a_saved_configuration_is_read_back_unchanged(tmp_path):
     changed = Config(stage2=StageTwo(batch_size=3, output="run", method="lora"))
     save_config(changed, tmp_path / "written.yaml")
     assert load_config(tmp_path / "written.yaml") == changed
@@ -61,12 +61,12 @@ def test_what_is_written_is_read_again(tmp_path):
         ("stage2: [", "is not valid YAML"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused(tmp_path, text, message):
+def test_an_invalid_file_is_refused_in_one_sentence(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         config(tmp_path, text)
 
 
-def test_settings_of_the_command_line_take_the_place_of_the_file_s(tmp_path):
+def test_settings_of_the_command_line_replace_those_of_the_file(tmp_path):
     (tmp_path / "p.yaml").write_text("stage2: {steps: 5, batch_size: 2}")
     changes = ["stage2.steps=7", "stage2.network.heads=1", "export.run=runs/x"]
     read = load_config(tmp_path / "p.yaml", changes)

@@ -1,4 +1,4 @@
-"""The estimate against what PyTorch really allocates and computes, at tiny size on the CPU."""
+"""The estimate against PyTorch's real allocations and operations, at tiny size on the CPU."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from swifti2v_train.networks.window_transformer import Shape, empty_network, pre
 
 WIDE = Network(heads=3, layers=3, ffn_dim=640, text_dim=16)
 FACTOR = 1.25
-"""How far the estimate of activations may be off in either direction."""
+"""Largest ratio between the estimate of activations and the truth, either way."""
 
 
 def forward(network, frames=5, height=8, width=12):
@@ -22,7 +22,7 @@ def forward(network, frames=5, height=8, width=12):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_activations_are_what_the_backward_keeps(checkpointing):
+def test_activations_are_what_the_backward_pass_saves(checkpointing):
     settings = stage_two("", network=WIDE, gradient_checkpointing=checkpointing)
     shape = Shape.new(WIDE, 96, 48)
     network = empty_network(shape)
@@ -33,13 +33,16 @@ def test_activations_are_what_the_backward_keeps(checkpointing):
     def keep(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # the tensor keeps its place taken
+            kept[storage.data_ptr()] = (
+                storage.nbytes(),
+                tensor,
+            )  # keep the tensor, so that its address is not reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result, tokens = forward(network)
     real = sum(size for size, _ in kept.values())
-    if checkpointing:  # and one block at a time is computed again
+    if checkpointing:  # and one block at a time is recomputed
         real += activation_bytes(stage_two("", network=WIDE), shape, tokens) // 4
     assert real / FACTOR <= activation_bytes(settings, shape, tokens) <= real * FACTOR
     assert result.requires_grad
@@ -67,7 +70,7 @@ def test_operations_are_what_pytorch_counts():
     assert forward_flops(shape, tokens) == counter.get_total_flops()
 
 
-def test_time_grows_with_batch_steps_and_rollouts_and_is_shared():
+def test_time_grows_with_batch_steps_and_rollouts_and_is_divided_among_processes():
     shape = Shape.new(NETWORK, 96, 48)
 
     def seconds(processes=1, **settings):

@@ -1,4 +1,4 @@
-"""The prepared dataset: its tensors by hand, an end at any moment, and what is refused."""
+"""The prepare command: its tensors computed by hand, interruptions, and refused settings."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from tiny_training import changed
 
-from swifti2v_train.config import Config, Data, Prepare
+from swifti2v_train.config import Config, Data, Prepare, save_config
 from swifti2v_train.data import prepare
 from swifti2v_train.data.clips import find_sources, make_clips
 from swifti2v_train.data.dataset import Dataset
@@ -45,7 +45,7 @@ def autoencoder():
     return load_autoencoder(SETTINGS.autoencoder)
 
 
-def test_tensors_are_what_the_interface_says(whole, autoencoder):
+def test_tensors_are_as_the_dataset_documents_them(whole, autoencoder):
     dataset = Dataset(whole)
     truths = list(make_clips(SETTINGS, find_sources(SETTINGS.sources)))
     assert [clip.name for clip in dataset.clips] == [truth.name for truth in truths]
@@ -72,7 +72,7 @@ def test_tensors_are_what_the_interface_says(whole, autoencoder):
 
 
 class Exact:
-    """A network that knows the truth: Euler's method along its velocity arrives there in any steps."""
+    """A network that knows the truth: Euler's method arrives there in any number of steps."""
 
     def __init__(self, truth):
         self.truth, self.sigmas = truth, []
@@ -85,7 +85,7 @@ class Exact:
         return (noisy - self.truth) / sigma
 
 
-def test_stage_one_begins_at_the_sigma_and_arrives_at_its_own_clip(autoencoder):
+def test_stage_one_starts_at_the_sigma_and_arrives_at_its_own_clip(autoencoder):
     generator = torch.Generator().manual_seed(0)
     truth, noise = (torch.randn(1, 48, 3, 2, 4, generator=generator) for _ in range(2))
     network = Exact(truth)
@@ -114,10 +114,8 @@ prepare.run(config.load_config(sys.argv[2]))
 """
 
 
-@pytest.mark.parametrize("moment", [3, 4])  # the second shard, the index behind it
-def test_a_killed_run_is_gone_on_with_and_nothing_is_made_twice(whole, tmp_path, monkeypatch, moment):
-    from swifti2v_train.config import save_config
-
+@pytest.mark.parametrize("moment", [3, 4])  # the second shard, and the index after it
+def test_a_killed_run_resumes_and_makes_no_clip_twice(whole, tmp_path, monkeypatch, moment):
     config = Config(data=Data(folder=str(tmp_path / "data")), prepare=SETTINGS)
     save_config(config, tmp_path / "config.yaml")
     words = [sys.executable, "-c", KILLED, str(ROOT), str(tmp_path / "config.yaml"), str(moment)]
@@ -147,7 +145,7 @@ def test_a_shard_is_written_after_some_minutes_even_if_not_full(tmp_path, monkey
     assert len({clip.shard for clip in Dataset(tmp_path / "timed").clips}) == 3
 
 
-def test_clips_of_two_kinds_are_not_mixed(whole):
+def test_clips_made_with_other_settings_are_not_mixed(whole):
     for change, words in (
         ({"seed": 1}, "seed is 1, but the clips in .* were made with 0; set it back"),
         ({"lowest_sigma": 0.3}, "lowest_sigma is 0.3, but the clips"),
@@ -166,11 +164,11 @@ def test_clips_of_two_kinds_are_not_mixed(whole):
         ({"sources": ("nowhere",)}, "The source nowhere does not exist"),
         (
             {"sources": (str(TINY.parent.parent / "unit"),)},
-            "hold nothing that can be used",
+            "hold no usable file",
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_made(tmp_path, change, words):
+def test_invalid_settings_are_refused_before_anything_is_written(tmp_path, change, words):
     with pytest.raises(ValueError, match=words):
         prepare.run(Config(data=Data(folder=str(tmp_path / "new")), prepare=changed(SETTINGS, **change)))
     assert not (tmp_path / "new").exists()
@@ -178,7 +176,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(tmp_path, change, 
 
 def test_a14b_gets_its_photo_and_gray_frames():
     class Sixteen:
-        """Eight pixels and four frames a cell, 16 channels: the shapes of Wan2.1's autoencoder."""
+        """The shapes of Wan2.1's autoencoder: a cell is 8x8 pixels and four frames, 16 channels."""
 
         latent_channels, spatial_factor = 16, 8
 

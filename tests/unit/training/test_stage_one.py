@@ -18,7 +18,7 @@ def test_experts_are_trained_on_their_noise_levels(expert, low, high):
 
 
 @pytest.mark.parametrize(("channels", "expert"), [(48, "both"), (16, "high"), (16, "low")])
-def test_stage_one_learns_a_clip_by_heart(tmp_path, channels, expert):
+def test_stage_one_overfits_a_clip(tmp_path, channels, expert):
     folder = make_dataset(tmp_path / "data", lengths=(3,), channels=channels)
     settings = stage_one(tmp_path / "run", steps=40, expert=expert, learning_rate=3e-3)
     losses = commands.stage1(project(folder, stage1=settings)).losses

@@ -1,4 +1,4 @@
-"""The training loop: resumed to the bit, the same in two processes, stopped by what is not finite."""
+"""The training loop: resumed bit for bit, equal in two processes, stopped by non-finite values."""
 
 import os
 import subprocess
@@ -45,7 +45,7 @@ def scalars(run, name):
     return {event.step: event.value for event in events.Scalars(name)}
 
 
-def test_six_steps_are_three_and_three_to_the_bit(dataset, tmp_path):
+def test_six_steps_are_three_and_three_bit_for_bit(dataset, tmp_path):
     whole = stage_two(tmp_path / "whole", warmup_steps=4)
     first = commands.stage2(project(dataset, stage2=whole))
     assert first.step == 6 and first.finished and len(first.losses) == 6
@@ -63,7 +63,7 @@ def test_six_steps_are_three_and_three_to_the_bit(dataset, tmp_path):
     )
 
 
-def test_a_lora_goes_on_to_the_bit_and_keeps_no_frozen_weights(dataset, tmp_path):
+def test_a_lora_resumes_bit_for_bit_and_saves_no_frozen_weights(dataset, tmp_path):
     network = empty_network(Shape.new(NETWORK, 48, 48))
     torch.nn.init.normal_(network.proj_out.weight)
     base = tmp_path / "base.safetensors"
@@ -83,7 +83,7 @@ def test_a_lora_goes_on_to_the_bit_and_keeps_no_frozen_weights(dataset, tmp_path
 
 
 def test_two_processes_give_what_one_gives(dataset, tmp_path):
-    # Adam makes steps of the size of the rate, whatever the gradient: rounding grows with it.
+    # Whatever the gradient, Adam's steps have the size of the learning rate: rounding errors grow with it.
     one = stage_two(tmp_path / "one", rollout_share=0.5, learning_rate=3e-4)
     losses = commands.stage2(project(dataset, stage2=one)).losses
     two = changed(one, output=str(tmp_path / "two"))
@@ -100,7 +100,7 @@ def test_two_processes_give_what_one_gives(dataset, tmp_path):
         [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    assert (newest_checkpoint(Path(two.output)) / "random_states_1.pkl").exists()  # of the second one
+    assert (newest_checkpoint(Path(two.output)) / "random_states_1.pkl").exists()  # of the second process
     logged = scalars(two.output, "loss")
     assert [logged[step] for step in range(1, 7)] == pytest.approx(losses, abs=1e-6)
     for expected, found in zip(newest(one.output), newest(two.output), strict=True):
@@ -114,13 +114,13 @@ def test_micro_batches_do_not_change_the_result(dataset, tmp_path):
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
-def test_samples_are_shared_out_once_each():
+def test_each_sample_goes_to_one_process():
     settings = stage_two("", batch_size=12, micro_batch=2)
     shares = [batch_numbers(settings, 3, process) for process in range(3)]
     assert shares[0] == [[0, 1], [6, 7]]
     assert sorted(n for share in shares for numbers in share for n in numbers) == list(range(12))
     with pytest.raises(
-        ValueError, match=r"batch_size is 12, .* multiples of 10; the nearest valid value is 10"
+        ValueError, match=r"batch_size is 12, .* a multiple of 10; the nearest valid value is 10"
     ):
         batch_numbers(settings, 5, 0)
 
@@ -133,7 +133,7 @@ def test_averages_follow_the_weights_at_their_decay(dataset, tmp_path):
     assert largest_difference(weights, averages) <= 1e-9
 
 
-def test_what_is_not_finite_stops_the_run_and_the_last_state_stays(tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
     folder = make_dataset(tmp_path / "data")
     settings = stage_two(tmp_path / "run", steps=2)
     commands.stage2(project(folder, stage2=settings))
@@ -149,7 +149,7 @@ def test_what_is_not_finite_stops_the_run_and_the_last_state_stays(tmp_path):
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_take_it(dataset, tmp_path, value):
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(dataset, tmp_path, value):
     settings = stage_two(tmp_path / "run", steps=1)
     network = empty_network(Shape.new(NETWORK, 96, 48))
     before = {key: v.clone() for key, v in network.state_dict().items()}
@@ -160,7 +160,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_take_it(
     assert largest_difference(network.state_dict(), before) == 0
 
 
-def test_time_ends_a_call_and_the_next_one_goes_on(dataset, tmp_path):
+def test_a_call_pauses_when_its_time_is_up_and_the_next_one_continues(dataset, tmp_path):
     settings = stage_two(tmp_path / "run", steps=4, stop_after_minutes=1e-9)
     outcome = commands.stage2(project(dataset, stage2=settings))
     assert (outcome.step, outcome.finished) == (0, False)
@@ -168,7 +168,7 @@ def test_time_ends_a_call_and_the_next_one_goes_on(dataset, tmp_path):
     assert (outcome.step, outcome.finished) == (4, True)
 
 
-def test_old_checkpoints_go_and_none_is_left_half_written(dataset, tmp_path):
+def test_old_checkpoints_are_removed_and_none_is_half_written(dataset, tmp_path):
     settings = stage_two(tmp_path / "run", checkpoint_steps=1, keep_checkpoints=2, sheet_steps=3)
     half = tmp_path / "run" / "checkpoint-00000009.part"
     half.mkdir(parents=True)  # what an interrupted write leaves
@@ -180,7 +180,7 @@ def test_old_checkpoints_go_and_none_is_left_half_written(dataset, tmp_path):
     assert [event.step for event in events.Images("sheet")] == [0, 3, 6]
 
 
-def test_a_run_is_not_gone_on_with_under_other_settings(dataset, tmp_path):
+def test_a_run_does_not_resume_with_other_settings(dataset, tmp_path):
     settings = stage_two(tmp_path / "run", steps=1)
     commands.stage2(project(dataset, stage2=settings))
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""The network that is trained; that it is ComfyUI's is tested in tests/host/training/test_diffusers.py."""
+"""The trained network without ComfyUI, see tests/host/training/test_window_transformer.py for that."""
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_what_cannot_be_trained_is_refused_by_its_header(tmp_path):
         widen_patch_embedding(state, 100),
         "has 100 input and 48 output channels, but this training needs 96",
     )
-    with pytest.raises(ValueError, match=r'base is "", but a LoRA changes weights that exist'):
+    with pytest.raises(ValueError, match=r'base is "", but a LoRA needs existing weights'):
         training_shape(stage_two("", method="lora"), 96, 48)
 
 
@@ -93,7 +93,7 @@ def test_clean_tokens_of_read_only_context_do_not_depend_on_noisy_ones():
         return [float(gradient[sample, :, frames:].abs().max()) for sample, frames in enumerate(clean)]
 
     assert all(value > 0 for value in gradient_at_noisy_frames())
-    network.read_context_only()
+    network.use_read_only_context()
     assert gradient_at_noisy_frames() == [0, 0]
     network.enable_gradient_checkpointing()
     assert gradient_at_noisy_frames() == [0, 0]
