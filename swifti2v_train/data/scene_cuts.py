@@ -13,13 +13,13 @@ from torch import Tensor
 REACH = 4
 """Frames compared on either side. A scene that returns within three frames was a flash, not a shot."""
 
-UNREST_REACH = 8
+CHANGE_REACH = 8
 """Frames on either side that determine the usual change."""
 
-STANDS_OUT = 3.0
+CUT_RATIO = 3.0
 """How many times the usual change the two sides must be apart."""
 
-LEAST = {"pixels": 0.06, "colors": 0.25}
+NOISE_FLOOR = {"pixels": 0.06, "colors": 0.25}
 """Distances, 0..1, up to which a change is sensor noise or exposure."""
 
 COLOR_LEVELS = 8
@@ -40,7 +40,9 @@ def find_cuts(thumbnails: Tensor) -> list[int]:
     """
     pixels = thumbnails.flatten(1).float() / 255
     features = {"pixels": pixels, "colors": _color_shares(thumbnails)}
-    found = {frame for name, values in features.items() for frame in _separations(values, LEAST[name])}
+    found = {
+        frame for name, values in features.items() for frame in _separations(values, NOISE_FLOOR[name])
+    }
     return sorted(found)
 
 
@@ -56,24 +58,24 @@ def _color_shares(thumbnails: Tensor) -> Tensor:
     return shares.flatten(1) * (shares[0].numel() / 6)
 
 
-def _separations(values: Tensor, least: float) -> list[int]:
-    """Return the frames of ``[F, D]`` that, with those after them, are far from all frames before them."""
+def _separations(values: Tensor, floor: float) -> list[int]:
+    """Return the cuts among frames ``[F, D]``: there, all frames after are far from all before."""
     steps = (values[1:] - values[:-1]).abs().mean(dim=1)  # steps[i] leads from frame i to i + 1
     found = []
     for frame in range(1, len(values)):
-        if steps[frame - 1] <= least:
+        if steps[frame - 1] <= floor:
             continue
         before, after = values[max(0, frame - REACH) : frame], values[frame : frame + REACH]
         apart = float((before[:, None] - after[None]).abs().mean(dim=-1).min())
-        unrest = max(
-            _usual(steps[max(0, frame - 1 - UNREST_REACH) : frame - 1]),
-            _usual(steps[frame : frame + UNREST_REACH]),
+        usual = max(
+            _median(steps[max(0, frame - 1 - CHANGE_REACH) : frame - 1]),
+            _median(steps[frame : frame + CHANGE_REACH]),
         )
-        if apart > max(least, STANDS_OUT * unrest):
+        if apart > max(floor, CUT_RATIO * usual):
             found.append(frame)
     return found
 
 
-def _usual(steps: Tensor) -> float:
+def _median(steps: Tensor) -> float:
     """Return the median change of one side, 0 if there is none."""
     return float(steps.median()) if len(steps) else 0.0

@@ -1,8 +1,8 @@
 """The tiny video autoencoder: 48 channels, 16x16x4, in the layout of TAEHV.
 
 ComfyUI's own VAE loader reads its weights (``comfy/taesd/taehv.py``, after
-https://github.com/madebyollin/taehv). A latent frame holds four pixel frames. The decoder
-drops three of the first latent frame, so that 4n+1 frames become n+1 latent frames and 4n+1 frames again.
+https://github.com/madebyollin/taehv). A latent frame holds four pixel frames. The decoder drops the
+first three of all frames, so 4n+1 frames become n+1 latent frames and 4n+1 frames again.
 """
 
 from __future__ import annotations
