@@ -1,4 +1,4 @@
-"""Evidence for or against Stage II: figures of clips whose truth is known, and tables of them."""
+"""Figures of clips whose truth is known, and tables that compare Stage II with its baselines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from swifti2v_core.stage_two.segments import Segment
 from .metrics import laplacian_ratio, luma_pulse, measure_clip, seam_energy, sharpness
 
 CEILING, PLAIN, REFERENCE = "truth, through the autoencoder", "plain upscaling", "z_ref, decoded"
-"""What no Stage II has touched: the best a latent can be, and what Stage II starts from."""
+"""Baselines without Stage II: the best possible latent, upscaled motion, and Stage II's input."""
 
 COLUMNS = {
     "PSNR": 2,
@@ -27,7 +27,7 @@ COLUMNS = {
     "gap closed": 3,
     "seconds": 1,
 }
-"""Decimals by column, see `figures`."""
+"""Decimals of each column, see `figures`."""
 
 COMPARISON = (
     "better than plain upscaling in PSNR",
@@ -40,7 +40,7 @@ COMPARISON = (
 )
 
 Row = dict[str, Any]
-"""Figures by column, with ``frames``, ``clip``, ``variant`` and ``seed`` (None for a yardstick)."""
+"""Figures by column, with ``frames``, ``clip``, ``variant`` and ``seed`` (None for a baseline)."""
 
 
 def figures(clip: Tensor, truth: Tensor, seconds: float = math.nan) -> Row:
@@ -49,16 +49,16 @@ def figures(clip: Tensor, truth: Tensor, seconds: float = math.nan) -> Row:
     Parameters
     ----------
     clip, truth
-        ``[F, H, W, 3]`` in 0..1, at least 64x64 pixels. Frame 0 is the photo and counts in nothing.
+        ``[F, H, W, 3]`` in 0..1, at least 64x64 pixels. Frame 0, the photo, is left out.
     seconds
-        What its making took.
+        Time that sampling took.
 
     Returns
     -------
     dict
-        PSNR and SSIM; Laplacian, the ratio of the last latent frame to the clip's own frame 0;
-        sharpness, that of the last latent frame to the truth's; pulse at the lag of a segment of three
-        latent frames, and seam, see `metrics`; seconds.
+        PSNR and SSIM; Laplacian, the sharpness of the last latent frame relative to frame 0; sharpness,
+        that of the last latent frame relative to the truth; pulse at the lag of a segment of three latent
+        frames, and seam, see `metrics`; seconds.
     """
     statistics = measure_clip(clip, truth)
     assert statistics.psnr is not None and statistics.ssim is not None
@@ -77,20 +77,20 @@ def figures(clip: Tensor, truth: Tensor, seconds: float = math.nan) -> Row:
 
 
 def gap_figures(latents: Tensor, reference: Tensor, truth: Tensor, segments: Sequence[Segment]) -> Row:
-    """Return how much of the reference's squared latent error is gone.
+    """Return the share of the reference's squared latent error that Stage II removed.
 
     Parameters
     ----------
     latents, reference, truth
-        ``[B, C, T, h, w]``. Frame 0 counts in nothing.
+        ``[B, C, T, h, w]``. Frame 0 is left out.
     segments
-        The plan.
+        The segment plan.
 
     Returns
     -------
     dict
-        ``gap closed`` of the clip, and ``gap of segments``, one for each: 0 for the reference, 1 for the
-        truth, below 0 for what is farther from it than the reference.
+        ``gap closed`` of the clip, and ``gap of segments``, a list: 0 for the reference, 1 for the truth,
+        negative if the result is farther from the truth than the reference.
     """
     error, before = ((each - truth).square().mean(dim=(0, 1, 3, 4)) for each in (latents, reference))
 
@@ -104,7 +104,7 @@ def gap_figures(latents: Tensor, reference: Tensor, truth: Tensor, segments: Seq
 
 
 def spread(values: Sequence[float], decimals: int) -> str:
-    """Return mean and standard deviation, of a single value no deviation, a dash where there is none."""
+    """Return mean and standard deviation, the mean alone of a single value, or a dash without values."""
     if not values or any(math.isnan(value) for value in values):
         return "-"
     mean = f"{np.mean(values):.{decimals}f}"
@@ -112,7 +112,7 @@ def spread(values: Sequence[float], decimals: int) -> str:
 
 
 def _groups(rows: Sequence[Row]) -> dict[tuple[int, str], list[Row]]:
-    """Return the rows by length and variant."""
+    """Group the rows by length and variant."""
     groups: dict[tuple[int, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["frames"], row["variant"]), []).append(row)
@@ -120,7 +120,7 @@ def _groups(rows: Sequence[Row]) -> dict[tuple[int, str], list[Row]]:
 
 
 def quality_table(rows: Sequence[Row]) -> str:
-    """Return mean and spread of every figure as a Markdown table."""
+    """Return mean and standard deviation of every figure as a Markdown table."""
     lines = [
         "| frames | | runs | " + " | ".join(COLUMNS) + " |",
         "|---|---|---|" + "---|" * len(COLUMNS),
@@ -132,10 +132,10 @@ def quality_table(rows: Sequence[Row]) -> str:
 
 
 def comparison_table(rows: Sequence[Row]) -> str:
-    """Return how Stage II does on each clip beside plain upscaling and its own reference.
+    """Return a Markdown table that compares Stage II with plain upscaling and its own reference.
 
-    Shares are of runs, a clip with a seed. The differences are taken clip by clip, so that their spread
-    is not that of the photos.
+    Shares count runs, one per clip and seed. Differences are taken per clip, so their deviation excludes
+    that between photos.
     """
     groups = _groups(rows)
     lines = ["| frames | | " + " | ".join(COMPARISON) + " |", "|---|---|" + "---|" * len(COMPARISON)]
@@ -143,7 +143,7 @@ def comparison_table(rows: Sequence[Row]) -> str:
         if name in (CEILING, PLAIN, REFERENCE):
             continue
         plain, reference = (
-            {row["clip"]: row for row in groups[frames, yardstick]} for yardstick in (PLAIN, REFERENCE)
+            {row["clip"]: row for row in groups[frames, baseline]} for baseline in (PLAIN, REFERENCE)
         )
         wins = [[row[key] > plain[row["clip"]][key] for key in ("PSNR", "SSIM")] for row in group]
         shares = [*np.mean(wins, axis=0), np.mean(np.all(wins, axis=1))]

@@ -1,4 +1,4 @@
-"""The network that is trained (diffusers) against the host's Wan model, on windows with true positions."""
+"""The trained network (diffusers) against the host's Wan model, on windows with true positions."""
 
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def test_read_only_context_is_what_the_nodes_compute(pack, stage_two, text):
     network = trained("tiny_stage2_detail")
     with torch.inference_mode():
         bidirectional = network(x, timestep, text[0][0][0], [POSITIONS], [CLEAN])
-        network.read_context_only()
+        network.use_read_only_context()
         ours = network(x, timestep, text[0][0][0], [POSITIONS], [CLEAN])
         context = ReadOnlyContext(CLEAN * 3 * 4)
         first = host_velocity(pack, stage_two, x, timestep, text[0][0][0], context)

@@ -1,4 +1,4 @@
-"""What the training exports, in a real ComfyUI."""
+"""Exported weights in a real ComfyUI, and sampling in training against sampling in the nodes."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def dataset(tmp_path_factory):
 
 
 def export_to(workspace, run, name, *, merged="", folder="diffusion_models"):
-    """Export a run into ComfyUI's folders, under names that no test before used."""
+    """Export a run into ComfyUI's folders, under a name that no other test uses."""
     models = workspace / "models"
     file = str(models / folder / name)
     merged_file = str(models / "diffusion_models" / merged) if merged else ""
@@ -49,7 +49,7 @@ def load_stage_two(run, name, lora="none"):
 
 
 def sample(run, model, z_ref, text, **options):
-    """What the node makes of a reference with a model, in ComfyUI's own sampling."""
+    """The segment sampler's result for a reference, by ComfyUI's own sampling."""
     options = {"denoise": 1.0, "drift_control": 0.0, "seed": 3, **options}
     return run("SwiftI2V_SegmentSampler", model=model, z_ref=z_ref, positive=text[0], **options)[0][
         "samples"
@@ -62,7 +62,7 @@ def distance(one, two):
 
 @pytest.fixture(scope="module")
 def base(workspace):
-    """A random 48-channel model, as Wan2.2-TI2V-5B is one."""
+    """A random 48-channel model like Wan2.2-TI2V-5B."""
     torch.manual_seed(0)
     network = empty_network(Shape.new(NETWORK, 48, 48))
     torch.nn.init.normal_(network.proj_out.weight, std=0.02)
@@ -111,7 +111,7 @@ def test_an_adapter_on_its_base_is_the_merged_model(run, base, adapted, z_ref, t
 
 
 def test_an_adapter_works_with_weights_kept_in_ram(run, base, adapted, z_ref, text, monkeypatch):
-    """As on a small card: what ComfyUI offloads it patches at every use, but takes for what it was."""
+    """As on a small card: ComfyUI patches offloaded weights at every use."""
     adapter, merged = adapted
     theirs = sample(run, load_stage_two(run, merged)[0], z_ref, text)
     load, offloaded = ModelPatcher.load, []
