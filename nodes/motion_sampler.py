@@ -14,12 +14,12 @@ from ..swifti2v_core.images import fit_frames
 from ..swifti2v_core.sigmas import EXPERT_BOUNDARY
 from ..swifti2v_core.stage_one.chunks import Chunk, plan_chunks
 from ..swifti2v_core.stage_one.two_sizes import (
-    Leg,
+    SizeSteps,
     large_photo,
     large_size,
     match_snr,
-    plan_parts,
-    reshift_legs,
+    plan_expert_steps,
+    reshift_size_steps,
 )
 from . import checks, shared_inputs
 from .comfyui import host, memory
@@ -200,16 +200,16 @@ class MotionSampler(io.ComfyNode):
         _check_one_size(chunks, reshift_steps)
         prompts = checks.prompts(model_high_noise, positive, negative)
         sigmas = checks.from_pure_noise(shared_inputs.schedule(model_high_noise, steps, timesteps))
-        legs = [Leg(width, height, sigmas)]
+        legs = [SizeSteps(width, height, sigmas)]
         if reshift_steps:
             large = large_size(width, height, reshift_scale, multiple)
             checks.framed_fits_memory(image, width / height, fit)
-            first, rest = reshift_legs(sigmas, reshift_steps, large, (width, height))
+            first, rest = reshift_size_steps(sigmas, reshift_steps, large, (width, height))
             legs = [first, match_snr(first, rest) if reshift_match_snr else rest]
 
         # Chunks are equally long, and all go on from what is encoded for the first one.
         encoded = pixel_frame_count(len(chunks[0].frames))
-        parts = plan_parts(legs, boundary if len(models) == 2 else 0.0)
+        parts = plan_expert_steps(legs, boundary if len(models) == 2 else 0.0)
         sampler = host.sampler_object(sampler_name)
         sampling = MotionSampling(models, prompts, cfg, sampler, STARTS[channels], chunks)
 
@@ -225,7 +225,7 @@ class MotionSampler(io.ComfyNode):
         return memory_advice.telling(work, models[0].load_device, make)
 
 
-def _work(model: Any, channels: int, legs: list[Leg], frames: int, overlap_frames: int) -> Work:
+def _work(model: Any, channels: int, legs: list[SizeSteps], frames: int, overlap_frames: int) -> Work:
     """Return what a user must know if a sampling of ``frames`` frames runs out of memory."""
     multiple, factor = (16, 8) if channels == 16 else (32, 16)
     first, clip = legs[0], legs[-1]  # the larger one comes first
@@ -272,7 +272,7 @@ def _check_one_size(chunks: list[Chunk], reshift_steps: int) -> None:
         )
 
 
-def _photos(photo: torch.Tensor, legs: list[Leg], fit: str) -> list[torch.Tensor]:
+def _photos(photo: torch.Tensor, legs: list[SizeSteps], fit: str) -> list[torch.Tensor]:
     """Return the photo at the size of every leg, all framed as in the last one, the clip itself."""
     *before, clip = legs
     return [

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..swifti2v_core.sigmas import check_denoise
 from ..swifti2v_core.stage_two.drift_control import check_drift_control
-from ..swifti2v_core.stage_two.reference_strength import STRONGEST, check_reference_strength
+from ..swifti2v_core.stage_two.reference_strength import MAX_STRENGTH, check_reference_strength
 from ..swifti2v_core.stage_two.segment_loop import keep_finished
 from . import checks, shared_inputs
 from .comfyui import host
@@ -68,7 +68,7 @@ def _reference_strength_input() -> io.Float.Input:
         "reference_strength",
         default=1.0,
         min=0.0,
-        max=STRONGEST,
+        max=MAX_STRENGTH,
         step=0.05,
         round=0.01,
         optional=True,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ...swifti2v_core import geometry
-from ...swifti2v_core.reference.keyframes import keyframe_frames
+from ...swifti2v_core.reference.keyframes import parse_keyframe_times
 from ...swifti2v_core.text import shortened
 from ..comfyui import host
 from ..pipeline import autoencoder
@@ -191,7 +191,7 @@ def keyframe_numbers(value: Any, text: str, frames: int, photos: int) -> list[in
             f"The photo is a batch of {photos} images, but keyframes belong to one clip; pick one with "
             "ImageFromBatch, or disconnect the keyframes."
         )
-    return keyframe_frames(text, len(value), frames)
+    return parse_keyframe_times(text, len(value), frames)
 
 
 def keyframe_latents(value: Any, z_ref: torch.Tensor) -> tuple[torch.Tensor | None, list[int]]:

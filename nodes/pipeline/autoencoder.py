@@ -13,7 +13,7 @@ from ...swifti2v_core.images import FiniteCheck, to_bytes
 from ...swifti2v_core.progress import Report, silent
 from ...swifti2v_core.reference.hybrid import with_anchor
 from ...swifti2v_core.vae import memory_plan, strips
-from ...swifti2v_core.vae.transfer import one_behind
+from ...swifti2v_core.vae.transfer import delayed_by_one
 from ..comfyui import host, memory
 from ..comfyui.internals import STREAMING, VAE_INTERNALS, VAE_SIZES, works
 from ..comfyui.progress import check_interrupted, frame_progress
@@ -38,9 +38,9 @@ def device_of(vae: Any) -> torch.device:
 
 
 def streams(vae: Any) -> bool:
-    """Tell whether clips go through a VAE piece by piece, see `strips.streams`; others go whole."""
+    """Return whether clips stream through a VAE, see `strips.is_wan_autoencoder`; others go whole."""
     known = works(STREAMING) and all(hasattr(vae, name) for name in VAE_INTERNALS)
-    return known and strips.streams(vae.first_stage_model)
+    return known and strips.is_wan_autoencoder(vae.first_stage_model)
 
 
 Chunks = Callable[[torch.device], Iterator[torch.Tensor]]
@@ -90,7 +90,7 @@ def encode_work(vae: Any, frames: int, height: int, width: int) -> Work:
     )
 
     def need(wide: int, high: int) -> float:
-        return memory_plan.encode_need(encoder, high, wide, size, most)
+        return memory_plan.encode_memory_bytes(encoder, high, wide, size, most)
 
     return Work(
         f"The encode at {width}x{height}, even in {most} strips",
@@ -103,7 +103,7 @@ def _encode_strips(vae: Any, height: int, width: int) -> int:
     """Make room for the encoder and choose the strips by the memory that is free then."""
     encoder, size = vae.first_stage_model.encoder, vae.vae_dtype.itemsize
     shape = (encoder, height, width, size)
-    free = _free_after_asking(vae, memory_plan.encode_need(*shape, strips=1))
+    free = _free_after_asking(vae, memory_plan.encode_memory_bytes(*shape, strips=1))
     return memory_plan.plan_encode(*shape, free)
 
 
@@ -167,7 +167,7 @@ def decode_bytes(vae: Any, latent: torch.Tensor) -> Iterator[torch.Tensor]:
         return
     for frame in _decode_whole(vae, latent).split(1):
         check = FiniteCheck(frame.device)
-        check.see(frame)
+        check.update(frame)
         check.verify()
         yield to_bytes(frame)
 
@@ -189,7 +189,7 @@ def _decode_streamed(
 
     def finish(pixels: torch.Tensor) -> torch.Tensor:
         check_interrupted()  # at every strip; whole frames can take long
-        check.see(pixels)
+        check.update(pixels)
         return leave(vae.process_output(pixels.float()))
 
     plan, done, ran_out = _decode_plan(vae, latent), 0, False
@@ -197,7 +197,7 @@ def _decode_streamed(
         with memory.pinning(vae.device) as pin:  # of one attempt: what failed must not stay pinned
             samples = latent.to(device=vae.device, dtype=vae.vae_dtype)
             decoder = strips.StripDecoder(vae.first_stage_model, plan, finish, pin)
-            pieces = _without(done, one_behind(decoder.decode(samples)))
+            pieces = _without(done, delayed_by_one(decoder.decode(samples)))
             del decoder  # lives as long as its pieces come
             try:
                 for frames in pieces:
@@ -233,7 +233,7 @@ def _smallest_decode(vae: Any, latent: torch.Tensor) -> Work:
     cell, (width, height) = cell_size(vae), pixel_size_of(vae, latent)
 
     def need(wide: int, high: int) -> float:
-        return memory_plan.decode_need(decoder, high // cell, wide // cell, size, plan)
+        return memory_plan.decode_memory_bytes(decoder, high // cell, wide // cell, size, plan)
 
     return Work(
         f"The decode at {width}x{height}, even in {plan.strips} strips",
@@ -260,9 +260,9 @@ def _without(count: int, pieces: Iterator[torch.Tensor]) -> Iterator[torch.Tenso
 def _decode_plan(vae: Any, latent: torch.Tensor) -> memory_plan.DecodePlan:
     """Make room for the decoder and choose how to cut, by the memory that is free then."""
     shape = (vae.first_stage_model.decoder, *latent.shape[-2:], vae.vae_dtype.itemsize)
-    free = _free_after_asking(vae, memory_plan.decode_need(*shape, memory_plan.DECODE_PLANS[0]))
+    free = _free_after_asking(vae, memory_plan.decode_memory_bytes(*shape, memory_plan.DECODE_PLANS[0]))
     plan = memory_plan.plan_decode(*shape, free)
-    host.logger.info("Decode: %d strips, %d latent frames at a time", plan.strips, plan.chunk)
+    host.logger.info("Decode: %d strips, %d latent frames at a time", plan.strips, plan.latent_frames)
     return plan
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...swifti2v_core import __version__
 from ...swifti2v_core.resume.fingerprint import fingerprint, fingerprint_tensors
-from ...swifti2v_core.resume.saved_segments import Checkpoint, check_name
+from ...swifti2v_core.resume.saved_segments import SavedSegments, check_name
 from ...swifti2v_core.stage_two.segment_loop import noisy_frames
 from ...swifti2v_core.stage_two.segments import Segment
 from ..comfyui import model_files, model_identity
@@ -90,7 +90,7 @@ class CheckpointChoice:
         named = model_identity.without_weights(model)
         parts = {name: fingerprint(value, named) for name, value in values.items()}
         parts["model weights"] = fingerprint_tensors(model_identity.model_weights(model), check_interrupted)
-        return Saved(Checkpoint(model_files.checkpoint_folder(), self.name, parts), self.files == DELETE)
+        return Saved(SavedSegments(model_files.checkpoint_folder(), self.name, parts), self.files == DELETE)
 
 
 class Unsaved:
@@ -137,7 +137,7 @@ class Saved(Unsaved):
         Whether they go when the run is finished.
     """
 
-    checkpoint: Checkpoint
+    checkpoint: SavedSegments
     deletes: bool
 
     def restore(self, clips: list[Tensor], segments: list[Segment], start: int) -> list[int]:
@@ -148,7 +148,7 @@ class Saved(Unsaved):
             for segment in segments[first:]
         ]
         self.checkpoint.prepare(sum(missing))
-        self.checkpoint.tell(len(clips) * (len(segments) - start), len(missing))
+        self.checkpoint.log_restored(len(clips) * (len(segments) - start), len(missing))
         return firsts
 
     def _restore_clip(self, clip: int, latents: Tensor, segments: list[Segment], start: int) -> int:

@@ -12,7 +12,7 @@ import torch
 
 from ...swifti2v_core.attention.read_only import ReadOnlyContext
 from ...swifti2v_core.geometry import pixel_size, tokens_per_latent_frame
-from ...swifti2v_core.reference.keyframes import append_frames, append_silence
+from ...swifti2v_core.reference.keyframes import append_frames, append_zero_noise
 from ...swifti2v_core.seeds import clip_seed
 from ...swifti2v_core.stage_two.drift_control import match_statistics
 from ...swifti2v_core.stage_two.segment_loop import clean_mask, run_segments, take_window
@@ -243,7 +243,7 @@ class SegmentSampling:
         latents, noise, count = clip.latents, clip.noise, clip.latents.shape[2]
         if self.keyframes is not None:
             latents = append_frames(latents, self.keyframes)
-            noise = append_silence(noise, self.keyframes)
+            noise = append_zero_noise(noise, self.keyframes)
         steps = len(self.sigmas) - 1
         before = clip.place * (len(run.segments) - run.start) - run.start
 

@@ -16,7 +16,7 @@ from ..geometry import latent_frame_of
 from ..text import shortened
 
 
-def keyframe_frames(text: str, count: int, frames: int) -> list[int]:
+def parse_keyframe_times(text: str, count: int, frames: int) -> list[int]:
     """Read the frame numbers of keyframes, such as ``"40, 80"``.
 
     Parameters
@@ -70,6 +70,6 @@ def append_frames(latents: Tensor, keyframes: Tensor) -> Tensor:
     return torch.cat((latents, keyframes.to(latents).expand(len(latents), -1, -1, -1, -1)), dim=2)
 
 
-def append_silence(noise: Tensor, keyframes: Tensor) -> Tensor:
+def append_zero_noise(noise: Tensor, keyframes: Tensor) -> Tensor:
     """Return noise ``[B, C, T, h, w]`` with none for the keyframes behind it: they stay clean."""
     return F.pad(noise, (0, 0, 0, 0, 0, keyframes.shape[2]))

@@ -17,7 +17,7 @@ CELL = 4
 FLAT = 1e-3
 """Standard deviation below which a channel has no contrast to correct (latents have about 1)."""
 
-MOST_GAIN = 2.0
+MAX_GAIN = 2.0
 """Largest correction of contrast; a channel that is farther off is another picture, not drift."""
 
 
@@ -78,7 +78,7 @@ def match_statistics(frames: Tensor, reference: Tensor, strength: float) -> Tens
     mean, deviation = low_pass_statistics(frames)
     wanted_mean, wanted_deviation = low_pass_statistics(reference.to(frames))
     has_contrast = (deviation > FLAT) & (wanted_deviation > FLAT)
-    ratio = (wanted_deviation / deviation.clamp_min(FLAT)).clamp(1 / MOST_GAIN, MOST_GAIN)
+    ratio = (wanted_deviation / deviation.clamp_min(FLAT)).clamp(1 / MAX_GAIN, MAX_GAIN)
     gain = ratio.where(has_contrast, ratio.new_ones(()))
     # As a change of the frames, so that frames without drift come back to the last bit.
     return frames + strength * ((gain - 1) * (frames - mean) + (wanted_mean - mean))

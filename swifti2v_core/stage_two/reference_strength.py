@@ -18,16 +18,16 @@ Reference = Literal["followed", "dropped"]
 LATENT_CHANNELS = 48
 """Channels of the noisy latent; those after them hold the reference."""
 
-STRONGEST = 2.0
+MAX_STRENGTH = 2.0
 """Largest strength: as far beyond the reference as the dropped prediction lies before it."""
 
 
 def check_reference_strength(strength: float) -> None:
     """Raise ValueError unless ``strength`` lies in 0..2."""
-    if not 0 <= strength <= STRONGEST:  # also false for NaN
-        nearest = STRONGEST if strength > STRONGEST else 0 if strength < 0 else 1
+    if not 0 <= strength <= MAX_STRENGTH:  # also false for NaN
+        nearest = MAX_STRENGTH if strength > MAX_STRENGTH else 0 if strength < 0 else 1
         raise ValueError(
-            f"reference_strength is {strength:g}, but must be from 0 to {STRONGEST:g}; "
+            f"reference_strength is {strength:g}, but must be from 0 to {MAX_STRENGTH:g}; "
             f"the nearest valid value is {nearest:g}."
         )
 

@@ -17,7 +17,7 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from swifti2v_core.geometry import latent_frame_of
-from swifti2v_core.reference.keyframes import keyframe_frames
+from swifti2v_core.reference.keyframes import parse_keyframe_times
 from swifti2v_core.resume import saved_segments
 from swifti2v_core.resume.fingerprint import fingerprint
 from swifti2v_core.sigmas import flow_sigmas, parse_timesteps
@@ -56,7 +56,7 @@ def keyframe_times(data: bytes) -> None:
     count, latent_frames = 1 + data[0] % 8, 2 + data[1] % 30
     frames = 4 * latent_frames - 3
     try:
-        numbers = keyframe_frames(as_text(data[2:]), count, frames)
+        numbers = parse_keyframe_times(as_text(data[2:]), count, frames)
     except ValueError as error:
         is_sentence(error)
         return
@@ -107,9 +107,9 @@ def checkpoint_metadata(data: bytes) -> None:
     assert all(isinstance(each, str) for entry in metadata.items() for each in entry)
 
 
-def a_checkpoint() -> saved_segments.Checkpoint:
+def a_checkpoint() -> saved_segments.SavedSegments:
     """Return the checkpoint of one and the same run."""
-    return saved_segments.Checkpoint(Path(FOLDER.name), "fuzz", {"seed": fingerprint(0)})
+    return saved_segments.SavedSegments(Path(FOLDER.name), "fuzz", {"seed": fingerprint(0)})
 
 
 def valid_file() -> Path:

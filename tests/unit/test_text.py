@@ -1,6 +1,6 @@
 import pytest
 
-from swifti2v_core.reference.keyframes import keyframe_frames
+from swifti2v_core.reference.keyframes import parse_keyframe_times
 from swifti2v_core.sigmas import parse_timesteps
 from swifti2v_core.text import LONGEST, shortened
 
@@ -33,7 +33,7 @@ TEXTS = (
 
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_parsers_end_in_a_sentence_of_bounded_length(text):
-    for parse in (parse_timesteps, lambda text: keyframe_frames(text, 2, 81)):
+    for parse in (parse_timesteps, lambda text: parse_keyframe_times(text, 2, 81)):
         try:
             parse(text)
         except ValueError as error:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from swifti2v_core.resume import saved_segments as module
-from swifti2v_core.resume.saved_segments import Checkpoint, check_name
+from swifti2v_core.resume.saved_segments import SavedSegments, check_name
 
 ROOT = Path(__file__).resolve().parents[3]
 SHAPE = (1, 48, 3, 4, 6)
@@ -29,7 +29,7 @@ def frames(seed=0):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    made = Checkpoint(tmp_path / "base", "walk", PARTS)
+    made = SavedSegments(tmp_path / "base", "walk", PARTS)
     made.prepare(0)
     return made
 
@@ -52,7 +52,7 @@ def test_a_saved_segment_comes_back_bit_for_bit(checkpoint, tmp_path):
     clip = torch.randn(1, 48, 9, 4, 6)
     clip[0, 0, 4, 0, :3] = torch.tensor([-0.0, 1e-42, torch.finfo(torch.float32).max])
     checkpoint.save(2, 7, clip[:, :, 4:7])
-    again = Checkpoint(tmp_path / "base", "walk", PARTS).load(2, 7, SHAPE)
+    again = SavedSegments(tmp_path / "base", "walk", PARTS).load(2, 7, SHAPE)
     assert torch.equal(again.view(torch.int32), clip[:, :, 4:7].contiguous().view(torch.int32))
     assert checkpoint.load(2, 6, SHAPE) is None
     assert checkpoint.load(0, 7, SHAPE) is None
@@ -71,10 +71,10 @@ def current_umask():
 
 def test_runs_under_one_name_do_not_mix(checkpoint, tmp_path, warned):
     checkpoint.save(0, 0, frames(0))
-    other = Checkpoint(tmp_path / "base", "walk", {**PARTS, "noise or seed": "c"})
+    other = SavedSegments(tmp_path / "base", "walk", {**PARTS, "noise or seed": "c"})
     other.prepare(0)
     assert other.load(0, 0, SHAPE) is None
-    other.tell(3, 3)
+    other.log_restored(3, 3)
     assert warned() == [
         'Checkpoint "walk" holds a run that differs in noise or seed; this one starts anew beside it.'
     ]
@@ -85,16 +85,16 @@ def test_runs_under_one_name_do_not_mix(checkpoint, tmp_path, warned):
 
 def test_the_nearest_run_is_named(tmp_path, warned):
     for parts in ({"sigmas": "x", "noise or seed": "y"}, {**PARTS, "sigmas": "x"}):
-        saved = Checkpoint(tmp_path, "walk", parts)
+        saved = SavedSegments(tmp_path, "walk", parts)
         saved.prepare(0)
         saved.save(0, 0, frames())
-    Checkpoint(tmp_path, "walk", PARTS).tell(3, 3)
+    SavedSegments(tmp_path, "walk", PARTS).log_restored(3, 3)
     assert "differs in sigmas;" in warned()[0]
 
 
 def test_what_is_there_is_told(checkpoint, warned):
-    checkpoint.tell(7, 2)
-    checkpoint.tell(7, 7)  # no other run: nothing to say
+    checkpoint.log_restored(7, 2)
+    checkpoint.log_restored(7, 7)  # no other run: nothing to say
     assert warned() == ['Checkpoint "walk": 5 of 7 segments are there.']
 
 
@@ -205,7 +205,7 @@ def test_a_broken_file_is_no_run_to_compare_with(checkpoint, only_file, tmp_path
         folder = tmp_path / "base" / "walk" / "0123456789abcdef"
         folder.mkdir(exist_ok=True)
         (folder / "clip-0000-segment-00000.safetensors").write_bytes(broken)
-        Checkpoint(tmp_path / "base", "walk", {"noise or seed": "new"}).tell(3, 3)
+        SavedSegments(tmp_path / "base", "walk", {"noise or seed": "new"}).log_restored(3, 3)
     assert all("starts anew beside it" in line for line in warned())
 
 
@@ -282,7 +282,7 @@ def test_a_name_that_leads_elsewhere_is_refused(tmp_path):
     (tmp_path / "secret").mkdir()
     (tmp_path / "base" / "walk").symlink_to(tmp_path / "secret")
     with pytest.raises(ValueError, match="its folder is a link to"):
-        Checkpoint(tmp_path / "base", "walk", PARTS)
+        SavedSegments(tmp_path / "base", "walk", PARTS)
     assert list((tmp_path / "secret").iterdir()) == []
 
 
@@ -292,14 +292,14 @@ def test_a_run_that_leads_elsewhere_is_refused(checkpoint, tmp_path):
     folder.rmdir()
     folder.symlink_to(tmp_path)
     with pytest.raises(ValueError, match="its folder is a link to"):
-        Checkpoint(tmp_path / "base", "walk", PARTS)
+        SavedSegments(tmp_path / "base", "walk", PARTS)
 
 
 def test_the_base_may_be_a_link(tmp_path):
     """People keep ComfyUI's output on another disk."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "output").symlink_to(tmp_path / "disk")
-    made = Checkpoint(tmp_path / "output" / "checkpoints", "walk", PARTS)
+    made = SavedSegments(tmp_path / "output" / "checkpoints", "walk", PARTS)
     made.prepare(0)
     made.save(0, 0, frames())
     assert torch.equal(made.load(0, 0, SHAPE), frames())
@@ -313,7 +313,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_the_run(tmp_path):
     with pytest.raises(
         ValueError, match=r'^checkpoint is "walk", but .* cannot be written to \(.*empty\.$'
     ):
-        Checkpoint(tmp_path / "base", "walk", PARTS).prepare(0)
+        SavedSegments(tmp_path / "base", "walk", PARTS).prepare(0)
 
 
 def test_a_disk_without_room_is_told_before_the_run(checkpoint, monkeypatch):
@@ -384,7 +384,7 @@ import sys
 sys.path += {paths!r}
 import test_saved_segments as t
 from pathlib import Path
-made = t.Checkpoint(Path({base!r}), "walk", t.PARTS)
+made = t.SavedSegments(Path({base!r}), "walk", t.PARTS)
 for round in range(8):
     made.prepare(0)
     for segment in range(4):
@@ -403,7 +403,7 @@ def test_processes_on_one_folder_do_not_harm_each_other(tmp_path, deletes):
     running = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(3)]
     errors = [process.communicate()[1].decode() for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], [text[-1500:] for text in errors]
-    made = Checkpoint(tmp_path, "walk", PARTS)
+    made = SavedSegments(tmp_path, "walk", PARTS)
     for segment in range(4):
         found = made.load(0, segment, SHAPE)
         assert found is None if deletes else torch.equal(found, frames(segment))
