@@ -1,8 +1,8 @@
 """Long clips in Stage I, sampled chunk by chunk, each chunk continuing the one before.
 
-A chunk is a range of the clip's latent frames, as long as the clips that the model was trained on, so memory
-does not grow with the clip. Its first latent frames come from the previous chunk; where the model generates
-them again, both versions are cross-faded.
+A chunk is a range of the clip's latent frames, as long as the clips that the model was trained on, so
+memory does not grow with the clip. Its first latent frames come from the previous chunk; where the model
+generates them again, both versions are cross-faded.
 """
 
 from __future__ import annotations

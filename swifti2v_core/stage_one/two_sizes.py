@@ -3,8 +3,8 @@
 The first steps decide the layout, and a model decides it best at the size it was trained for. The first
 steps therefore run large; the clean frames are then estimated, scaled down and noised again for the rest.
 
-Source: SURF, section on noise reshifting. Its printed formula omits the ``1 - s`` on the clean frames, which
-every rectified flow has; here the noised frames are ``(1 - s) * D(x0) + s * e``.
+Source: SURF, section on noise reshifting. Its printed formula omits the ``1 - s`` on the clean frames,
+which every rectified flow has; here the noised frames are ``(1 - s) * D(x0) + s * e``.
 """
 
 from __future__ import annotations

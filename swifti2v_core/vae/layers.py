@@ -1,9 +1,9 @@
 """The layers of the Wan autoencoders, run a few frames at a time on the host's own modules and weights.
 
 Tensors are ``[B, F, H, W, C]`` and contiguous (channels last): GPU convolutions are fastest in this
-layout, PyTorch's fused RMS norm over channels applies (seen in 2.11), and each frame is one block of memory.
-A causal convolution takes the last input frames of its previous call from a `FrameCache`. Cached frames and
-activated input are written once into one tensor, without padding, cloning or concatenation.
+layout, PyTorch's fused RMS norm over channels applies (seen in 2.11), and each frame is one block of
+memory. A causal convolution takes the last input frames of its previous call from a `FrameCache`. Cached
+frames and activated input are written once into one tensor, without padding, cloning or concatenation.
 
 Both families are supported: Wan2.2 (48 channels, ``comfy/ldm/wan/vae2_2.py``) and Wan2.1 (16 channels,
 ``comfy/ldm/wan/vae.py``). The number of frames that the modules' own ``forward`` expects differs between

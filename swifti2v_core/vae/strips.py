@@ -1,10 +1,11 @@
 """Exact streaming through the Wan video autoencoders, on the host's own modules and weights.
 
-The autoencoders are causal in time, and only their middle block mixes distant pixels; on the pixel side of
-it, the receptive field is that of a few convolutions. A decode therefore runs its *front* (through the first
-stage, a small part of the work) on whole latent frames and its *tail* on strips with exactly the halo that
-the receptive field needs; an encode runs its first stage, where frames are largest, on strips. Nothing is
-blended: the result equals that of the undivided run up to the rounding of the convolution kernels.
+The autoencoders are causal in time, and only their middle block mixes distant pixels; on the pixel side
+of it, the receptive field is that of a few convolutions. A decode therefore runs its *front* (through the
+first stage, a small part of the work) on whole latent frames and its *tail* on strips with exactly the
+halo that the receptive field needs; an encode runs its first stage, where frames are largest, on strips.
+Nothing is blended: the result equals that of the undivided run up to the rounding of the convolution
+kernels.
 
 Strips are cut across the longer side, which makes them thick and their halos cheap.
 """
