@@ -2,17 +2,17 @@ import pytest
 
 from swifti2v_core.reference.keyframes import parse_keyframe_times
 from swifti2v_core.sigmas import parse_timesteps
-from swifti2v_core.text import LONGEST, shortened
+from swifti2v_core.text import MAX_CHARACTERS, shortened
 
 
 def test_short_text_stays():
     assert shortened("1000, 757, 522") == "1000, 757, 522"
-    assert shortened("x" * LONGEST) == "x" * LONGEST
+    assert shortened("x" * MAX_CHARACTERS) == "x" * MAX_CHARACTERS
     assert shortened("Übung 映像") == "Übung 映像"
 
 
 def test_long_text_is_cut_and_control_characters_go():
-    assert shortened("x" * (LONGEST + 1)) == "x" * LONGEST + "..."
+    assert shortened("x" * (MAX_CHARACTERS + 1)) == "x" * MAX_CHARACTERS + "..."
     assert shortened("a\nb\x00c\u202ed\ud800e") == "a b c d e"
 
 
