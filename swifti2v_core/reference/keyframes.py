@@ -37,7 +37,7 @@ def parse_keyframe_times(text: str, count: int, frames: int) -> list[int]:
     most = latent_frame_of(frames - 1)
     if count > most:
         raise ValueError(
-            f"{count} keyframes are connected, but a clip of {frames} frames has room for {most}, one "
+            f"There are {count} keyframes, but a clip of {frames} frames has room for {most}, one "
             f"every 4 frames; the nearest valid number is {most}."
         )
     even = [(frames - 1) * (number + 1) // count for number in range(count)]

@@ -44,7 +44,7 @@ def test_wrong_times_say_what_is_right(text, count, words):
     assert words in str(error.value)
 
 
-def test_keyframes_lie_behind_the_clip_and_have_no_noise():
+def test_keyframes_are_appended_to_the_clip_and_have_no_noise():
     latents, keyframes = torch.rand(2, 3, 4, 2, 2), torch.rand(1, 3, 2, 2, 2)
     longer = append_frames(latents, keyframes)
     assert torch.equal(longer[:, :, :4], latents)
