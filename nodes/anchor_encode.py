@@ -1,7 +1,8 @@
-"""Anchor encoding and the hybrid reference."""
+"""Anchor encoding: photo and motion clip become the hybrid reference."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from comfy_api.latest import io
 
 from ..swifti2v_core.geometry import check_size, latent_frame_count, latent_frame_of
+from ..swifti2v_core.images import Fit, Kernel
 from ..swifti2v_core.progress import counting_from
 from ..swifti2v_core.reference.hybrid import (
     KEYFRAME_CLIP_FRAMES,
@@ -17,21 +19,35 @@ from ..swifti2v_core.reference.hybrid import (
     keyframe_chunks,
     reference_chunks,
 )
-from . import checks, shared_inputs
-from .comfyui import host
+from . import shared_inputs
+from .checks.images import (
+    check_clip_fits_memory,
+    check_framed_fits_memory,
+    check_image,
+    check_motion,
+    read_keyframe_numbers,
+)
+from .checks.latents import KEYFRAME_TIMES
+from .checks.models import check_vae
+from .checks.widgets import checked_widgets
 from .comfyui.progress import frame_progress
-from .pipeline import autoencoder, memory_advice
+from .comfyui.vae import device_of
+from .pipeline.encode import encode_need, encode_reference
+from .pipeline.memory_advice import explain_out_of_memory
+from .shared_inputs import CATEGORY
+
+logger = logging.getLogger("SwiftI2V")
 
 
 class AnchorEncode(io.ComfyNode):
-    """Put photo and motion clip together and encode them."""
+    """Combine photo and motion clip and encode them."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SwiftI2V_AnchorEncode",
             display_name="SwiftI2V Anchor Encode (Hybrid Reference)",
-            category="SwiftI2V",
+            category=CATEGORY,
             description="Enlarges a motion clip of any origin to the final size, puts the photo in as "
             "frame 0 and encodes the result: the reference that Stage II follows.",
             search_aliases=["z_ref", "hybrid reference", "swifti2v"],
@@ -47,7 +63,7 @@ class AnchorEncode(io.ComfyNode):
                     tooltip="The motion clip as frames: from SwiftI2V Motion Sampler, SwiftI2V Camera "
                     "Motion, a loaded video or any other image-to-video node. Any size; another "
                     "number of frames than asked is spread over the same time. For several photos one "
-                    "clip each, one behind the other, as Stage I gives them.",
+                    "clip each, one after the other, as Stage I gives them.",
                 ),
                 io.Vae.Input(
                     "vae",
@@ -101,7 +117,7 @@ class AnchorEncode(io.ComfyNode):
         )
 
     @classmethod
-    @checks.checked_widgets
+    @checked_widgets
     def execute(
         cls,
         image: torch.Tensor,
@@ -110,30 +126,31 @@ class AnchorEncode(io.ComfyNode):
         width: int,
         height: int,
         frames: int,
-        fit: str,
-        upscale: str,
+        fit: Fit,
+        upscale: Kernel,
         color_match: bool,
         keyframes: torch.Tensor | None = None,
         keyframe_times: str = "",
     ) -> io.NodeOutput:
-        checks.image(image, "The photo")
-        motions = checks.motion_of(motion, len(image)).split(len(motion) // len(image))
-        checks.vae(vae, channels=48)
+        check_image(image, "The photo")
+        check_motion(motion, len(image))
+        check_vae(vae, channels=48)
         check_size(width, height)
         latent_frame_count(frames)
-        checks.clip_fits_memory(vae, frames, width, height)
+        check_clip_fits_memory(vae, frames, width, height)
+        numbers = read_keyframe_numbers(keyframes, keyframe_times, frames, len(image))
+        aspect = motion.shape[2] / motion.shape[1]
+        for pictures in (image,) if keyframes is None else (image, keyframes):
+            check_framed_fits_memory(pictures, aspect, fit)
+        motions = motion.split(len(motion) // len(image))
         if len(motions[0]) != frames:
-            host.logger.warning(
+            logger.warning(
                 "The motion clip has %d frames and %d are asked for: frames are repeated or skipped "
                 "to cover the same time.",
                 len(motions[0]),
                 frames,
             )
         settings = ReferenceSettings(width, height, frames, fit, upscale)
-        numbers = checks.keyframe_numbers(keyframes, keyframe_times, frames, len(image))
-        aspect = motion.shape[2] / motion.shape[1]
-        for pictures in (image,) if keyframes is None else (image, keyframes):
-            checks.framed_fits_memory(pictures, aspect, fit)
         photos = {} if keyframes is None else dict(zip(numbers, keyframes.split(1), strict=True))
 
         def chunks(clip: int, device: torch.device) -> Iterator[torch.Tensor]:
@@ -141,27 +158,24 @@ class AnchorEncode(io.ComfyNode):
             photo = image[clip : clip + 1].to(device)
             return reference_chunks(photo, motions[clip], settings, color_match, report, photos)
 
-        def encode() -> io.NodeOutput:
+        with explain_out_of_memory(encode_need(vae, frames, height, width), device_of(vae)):
             references = [
-                autoencoder.encode_reference(vae, frames, height, width, partial(chunks, clip))
+                encode_reference(vae, frames, height, width, partial(chunks, clip))
                 for clip in range(len(image))
             ]
             stills = [_encode_keyframe(vae, photo, aspect, settings) for photo in photos.values()]
-            return io.NodeOutput({"samples": torch.cat(references)}, _keyframe_latent(stills, numbers))
-
-        work = partial(autoencoder.encode_work, vae, frames, height, width)
-        return memory_advice.telling(work, autoencoder.device_of(vae), encode)
+        return io.NodeOutput({"samples": torch.cat(references)}, _keyframe_latent(stills, numbers))
 
 
 def _encode_keyframe(
     vae: object, photo: torch.Tensor, motion_aspect: float, settings: ReferenceSettings
 ) -> torch.Tensor:
-    """Return the latent frame ``[1, 48, 1, h, w]`` of a moment at which a video shows ``photo``."""
+    """Return the latent frame ``[1, 48, 1, h, w]`` of a video that shows ``photo`` at that time."""
 
     def chunks(device: torch.device) -> Iterator[torch.Tensor]:
         return keyframe_chunks(photo.to(device), motion_aspect, settings)
 
-    clip = autoencoder.encode_reference(vae, KEYFRAME_CLIP_FRAMES, settings.height, settings.width, chunks)
+    clip = encode_reference(vae, KEYFRAME_CLIP_FRAMES, settings.height, settings.width, chunks)
     return clip[:, :, 1:]
 
 
@@ -170,4 +184,4 @@ def _keyframe_latent(stills: list[torch.Tensor], numbers: list[int]) -> dict[str
     if not stills:
         return None
     times = [latent_frame_of(number) for number in numbers]
-    return {"samples": torch.cat(stills, dim=2), checks.KEYFRAME_TIMES: times}
+    return {"samples": torch.cat(stills, dim=2), KEYFRAME_TIMES: times}

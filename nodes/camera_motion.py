@@ -8,14 +8,17 @@ import torch
 from comfy_api.latest import io
 
 from ..swifti2v_core.geometry import check_size, latent_frame_count
+from ..swifti2v_core.images import Fit
 from ..swifti2v_core.progress import counting_from
 from ..swifti2v_core.seeds import clip_seed
 from ..swifti2v_core.stage_one import camera
-from . import checks, shared_inputs
+from . import shared_inputs
+from .checks.images import check_image
+from .checks.numbers import check_frames_fit_memory
+from .checks.widgets import checked_widgets
 from .comfyui.progress import frame_progress
-from .pipeline import memory_advice
-
-CATEGORY = "SwiftI2V"
+from .pipeline.memory_advice import explain_out_of_memory, image_need, warn_if_large
+from .shared_inputs import CATEGORY
 
 
 class CameraMotion(io.ComfyNode):
@@ -112,7 +115,7 @@ class CameraMotion(io.ComfyNode):
         )
 
     @classmethod
-    @checks.checked_widgets
+    @checked_widgets
     def execute(
         cls,
         image: torch.Tensor,
@@ -125,20 +128,20 @@ class CameraMotion(io.ComfyNode):
         rotate: float,
         tilt: float,
         sway: float,
-        easing: str,
+        easing: camera.Easing,
         seed: int,
-        fit: str,
+        fit: Fit,
     ) -> io.NodeOutput:
-        checks.image(image, "The photo")
+        check_image(image, "The photo")
         check_size(width, height)
         latent_frame_count(frames)
-        checks.frames_fit_memory(len(image), frames, width, height)
+        check_frames_fit_memory(len(image), frames, width, height)
         move = camera.CameraMove(pan_x, pan_y, zoom, rotate, tilt, sway, easing, seed)
-        work = memory_advice.image_work("camera move", len(image), width, height, frames)
-        memory_advice.warn_if_large(work)
+        need = image_need("camera move", len(image), width, height, frames)
+        warn_if_large(need)
         report = frame_progress(frames * len(image))
 
-        def make() -> torch.Tensor:
+        with explain_out_of_memory(need, image.device):
             clips = [
                 camera.camera_motion(
                     photo,
@@ -151,6 +154,4 @@ class CameraMotion(io.ComfyNode):
                 )
                 for index, photo in enumerate(image.split(1))
             ]
-            return torch.cat(clips)
-
-        return io.NodeOutput(memory_advice.telling(lambda: work, image.device, make))
+            return io.NodeOutput(torch.cat(clips))

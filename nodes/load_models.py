@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from comfy_api.latest import io
 
-from . import checks
-from .comfyui import host, model_files
-from .comfyui.internals import COMPILE, LOADERS, LORAS, need, needing
+from .checks.compiler import check_can_compile
+from .checks.models import (
+    check_stage_one_channels,
+    read_stage_one_latents,
+    read_stage_two_kind,
+    stage_two_kind_of_channels,
+)
+from .checks.widgets import checked_widgets
+from .comfyui.compiled_model import with_compiled_blocks
+from .comfyui.memory import device_type
+from .comfyui.model_files import (
+    check_lora_file,
+    input_channels_of_file,
+    input_channels_of_lora,
+    model_files,
+)
+from .comfyui.models import WEIGHT_DTYPES, apply_lora, load_model, with_shift
+
+logger = logging.getLogger("SwiftI2V")
 
 CATEGORY = "SwiftI2V/loaders"
 NONE = "none"
 
 
 def _model_input(name: str, tooltip: str, *, optional: bool = False) -> io.Combo.Input:
-    names = model_files.model_files("diffusion_models")
+    names = model_files("diffusion_models")
     return io.Combo.Input(name, options=[NONE, *names] if optional else names, tooltip=tooltip)
 
 
 def _lora_input(name: str, tooltip: str) -> io.Combo.Input:
-    return io.Combo.Input(name, options=[NONE, *model_files.model_files("loras")], tooltip=tooltip)
+    return io.Combo.Input(name, options=[NONE, *model_files("loras")], tooltip=tooltip)
 
 
 def _lora_strength(name: str = "lora_strength") -> io.Float.Input:
@@ -51,7 +68,7 @@ def _shift() -> io.Float.Input:
 def _weight_dtype() -> io.Combo.Input:
     return io.Combo.Input(
         "weight_dtype",
-        options=list(model_files.WEIGHT_DTYPES),
+        options=list(WEIGHT_DTYPES),
         default="default",
         advanced=True,
         tooltip="Number format the weights are kept in. Default: as in the file. The fp8 formats halve "
@@ -73,28 +90,26 @@ def _compile_blocks() -> io.Boolean.Input:
 
 
 def _check_asked(loras: tuple[str, ...], compile_blocks: bool) -> None:
-    """Raise an error unless ComfyUI, PyTorch and the files have what these widgets ask for."""
+    """Raise ValueError unless PyTorch and the files have what these widgets ask for."""
     if compile_blocks:
-        need(COMPILE)
-        checks.can_compile(host.device_type())
+        check_can_compile(device_type())
     for name in loras:
         if name != NONE:
-            need(LORAS)
-            model_files.check_lora_file(name)
+            check_lora_file(name)
 
 
 def _channels_asked(name: str, lora: str) -> int | None:
-    """Return the input channels that a model will have, as far as the files tell before they are loaded."""
-    found = model_files.input_channels_of_file(name)
-    widened = None if lora == NONE else model_files.input_channels_of_lora(lora)
+    """Return the input channels that a model will have, by the files' headers."""
+    found = input_channels_of_file(name)
+    widened = None if lora == NONE else input_channels_of_lora(lora)
     return found if widened is None else widened
 
 
 def _load(name: str, lora: str, strength: float, shift: float, weight_dtype: str) -> Any:
     if lora == NONE:
-        return host.with_shift(model_files.load_model(name, weight_dtype), shift)
-    model = model_files.load_model(name, weight_dtype, model_files.input_channels_of_lora(lora))
-    return host.with_shift(model_files.apply_lora(model, lora, strength), shift)
+        return with_shift(load_model(name, weight_dtype), shift)
+    model = load_model(name, weight_dtype, input_channels_of_lora(lora))
+    return with_shift(apply_lora(model, lora, strength), shift)
 
 
 class LoadStageI(io.ComfyNode):
@@ -150,8 +165,7 @@ class LoadStageI(io.ComfyNode):
         )
 
     @classmethod
-    @needing(LOADERS)
-    @checks.checked_widgets
+    @checked_widgets
     def execute(
         cls,
         high_noise_model: str,
@@ -168,22 +182,22 @@ class LoadStageI(io.ComfyNode):
         for name, lora in ((high_noise_model, high_noise_lora), (low_noise_model, low_noise_lora)):
             channels = None if name == NONE else _channels_asked(name, lora)
             if channels is not None:
-                checks.check_stage_one_channels(channels, f"The Stage I model {name}")
+                check_stage_one_channels(channels, f"The Stage I model {name}")
         high = _load(high_noise_model, high_noise_lora, high_noise_lora_strength, shift, weight_dtype)
-        checks.stage_one_model(high, f"The Stage I model {high_noise_model}")
+        read_stage_one_latents(high, f"The Stage I model {high_noise_model}")
         if compile_blocks:
-            high = host.with_compiled_blocks(high)
+            high = with_compiled_blocks(high)
         if low_noise_model == NONE:
             return io.NodeOutput(high, high)
         low = _load(low_noise_model, low_noise_lora, low_noise_lora_strength, shift, weight_dtype)
-        checks.stage_one_model(low, f"The Stage I model {low_noise_model}")
+        read_stage_one_latents(low, f"The Stage I model {low_noise_model}")
         if compile_blocks:
-            low = host.with_compiled_blocks(low)
+            low = with_compiled_blocks(low)
         return io.NodeOutput(high, low)
 
 
 class LoadStageII(io.ComfyNode):
-    """Load the 2K detail model and say which kind it is."""
+    """Load the 2K detail model and name its kind."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -224,8 +238,7 @@ class LoadStageII(io.ComfyNode):
         )
 
     @classmethod
-    @needing(LOADERS)
-    @checks.checked_widgets
+    @checked_widgets
     def execute(
         cls,
         model_name: str,
@@ -238,10 +251,10 @@ class LoadStageII(io.ComfyNode):
         _check_asked((lora,), compile_blocks)
         channels = _channels_asked(model_name, lora)
         if channels is not None:
-            checks.stage_two_kind(channels)
+            stage_two_kind_of_channels(channels)
         model = _load(model_name, lora, lora_strength, shift, weight_dtype)
-        kind = checks.stage_two_model(model)
+        kind = read_stage_two_kind(model)
         if compile_blocks:
-            model = host.with_compiled_blocks(model)
-        host.logger.info("Stage II model %s: %s weights, shift %g", model_name, kind, shift)
+            model = with_compiled_blocks(model)
+        logger.info("Stage II model %s: %s weights, shift %g", model_name, kind, shift)
         return io.NodeOutput(model, kind)

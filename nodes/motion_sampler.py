@@ -1,4 +1,4 @@
-"""Stage I: a small motion clip, by a model or by a camera move."""
+"""Stage I: a photo becomes a small motion clip, with an image-to-video model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io
 
 from ..swifti2v_core.geometry import check_size, latent_frame_count, pixel_frame_count
-from ..swifti2v_core.images import fit_frames
+from ..swifti2v_core.images import Fit, fit_frames
 from ..swifti2v_core.sigmas import EXPERT_BOUNDARY
 from ..swifti2v_core.stage_one.chunks import Chunk, plan_chunks
 from ..swifti2v_core.stage_one.two_sizes import (
@@ -21,14 +21,28 @@ from ..swifti2v_core.stage_one.two_sizes import (
     plan_expert_steps,
     reshift_size_steps,
 )
-from . import checks, shared_inputs
-from .comfyui import host, memory
-from .comfyui.internals import SAMPLING, needing
-from .pipeline import autoencoder, memory_advice
-from .pipeline.memory_advice import Advice, Work, fewer_frames, smaller_sizes
+from . import shared_inputs
+from .checks.conditioning import read_prompts
+from .checks.images import check_framed_fits_memory, check_image
+from .checks.models import check_vae, read_stage_one_latents
+from .checks.numbers import check_frames_fit_memory
+from .checks.sampling import check_starts_from_noise
+from .checks.widgets import checked_widgets
+from .comfyui.memory import sampling_bytes
+from .comfyui.sampling import make_sampler, schedule
+from .pipeline.decode import decode_images
+from .pipeline.memory_advice import (
+    Advice,
+    MemoryNeed,
+    explain_out_of_memory,
+    fewer_frames,
+    smaller_sizes,
+)
 from .pipeline.stage_one import ENCODINGS, STARTS, MotionSampling
+from .shared_inputs import CATEGORY
 
-CATEGORY = "SwiftI2V"
+SIZE_MULTIPLES = {16: 16, 48: 32}
+"""Multiple of both sides of a clip, in pixels, by latent channels of the model."""
 
 
 def _reshift_inputs() -> list[Any]:
@@ -43,7 +57,7 @@ def _reshift_inputs() -> list[Any]:
             tooltip="Noise reshifting: how many of the first steps run at a larger size, where the model "
             "lays out the scene better; the rest runs at the size of the clip. Default 0 (off). 10 of "
             "40 steps is what SURF uses. Leave it off with 4-step LoRAs and distilled models: they "
-            "are trained to walk their few steps without a break, and one step is already a quarter.",
+            "are trained to take their few steps without a break, and one step is already a quarter.",
         ),
         io.Float.Input(
             "reshift_scale",
@@ -80,7 +94,7 @@ def _chunk_inputs() -> list[Any]:
             optional=True,
             advanced=True,
             tooltip="Long clips: how many frames are sampled at once. A longer clip is made in chunks that "
-            "overlap, each going on from the last frames of the one before, so memory does not grow with "
+            "overlap, each continuing from the last frames of the one before, so memory does not grow with "
             "the clip. A14B was trained for 81, TI2V-5B for 121. Must be 4n+1. Default 0 (the whole clip "
             "at once).",
         ),
@@ -163,8 +177,7 @@ class MotionSampler(io.ComfyNode):
         )
 
     @classmethod
-    @needing(SAMPLING)
-    @checks.checked_widgets
+    @checked_widgets
     def execute(
         cls,
         model_high_noise: Any,
@@ -177,7 +190,7 @@ class MotionSampler(io.ComfyNode):
         steps: int,
         cfg: float,
         sampler_name: str,
-        fit: str,
+        fit: Fit,
         model_low_noise: Any = None,
         positive: Any = None,
         negative: Any = None,
@@ -190,71 +203,74 @@ class MotionSampler(io.ComfyNode):
         overlap_frames: int = 8,
     ) -> io.NodeOutput:
         models = _experts(model_high_noise, model_low_noise)
-        channels = _check_experts(models)
-        checks.image(image, "The photo")
-        checks.vae(vae, channels)
-        multiple = 16 if channels == 16 else 32
+        channels = _read_latent_channels(models)
+        check_image(image, "The photo")
+        check_vae(vae, channels)
+        multiple = SIZE_MULTIPLES[channels]
         check_size(width, height, multiple)
         chunks = plan_chunks(frames, chunk_frames, overlap_frames)
-        checks.frames_fit_memory(len(image), frames, width, height)
+        check_frames_fit_memory(len(image), frames, width, height)
         _check_one_size(chunks, reshift_steps)
-        prompts = checks.prompts(model_high_noise, positive, negative)
-        sigmas = checks.from_pure_noise(shared_inputs.schedule(model_high_noise, steps, timesteps))
-        legs = [SizeSteps(width, height, sigmas)]
+        prompts = read_prompts(model_high_noise, positive, negative)
+        sigmas = schedule(model_high_noise, steps, timesteps)
+        check_starts_from_noise(sigmas)
+        sizes = [SizeSteps(width, height, sigmas)]
         if reshift_steps:
             large = large_size(width, height, reshift_scale, multiple)
-            checks.framed_fits_memory(image, width / height, fit)
+            check_framed_fits_memory(image, width / height, fit)
             first, rest = reshift_size_steps(sigmas, reshift_steps, large, (width, height))
-            legs = [first, match_snr(first, rest) if reshift_match_snr else rest]
+            sizes = [first, match_snr(first, rest) if reshift_match_snr else rest]
 
-        # Chunks are equally long, and all go on from what is encoded for the first one.
+        # Chunks are equally long, and all continue from what is encoded for the first one.
         encoded = pixel_frame_count(len(chunks[0].frames))
-        parts = plan_expert_steps(legs, boundary if len(models) == 2 else 0.0)
-        sampler = host.sampler_object(sampler_name)
+        expert_steps = plan_expert_steps(sizes, boundary if len(models) == 2 else 0.0)
+        sampler = make_sampler(sampler_name)
         sampling = MotionSampling(models, prompts, cfg, sampler, STARTS[channels], chunks)
-
-        def make() -> io.NodeOutput:
+        need = _memory_need(models[0], channels, sizes, encoded, overlap_frames)
+        with explain_out_of_memory(need, models[0].load_device):
             clips = [
-                [ENCODINGS[channels](vae, sized, encoded) for sized in _photos(photo, legs, fit)]
+                [ENCODINGS[channels](vae, sized, encoded) for sized in _photos(photo, sizes, fit)]
                 for photo in image.split(1)
             ]
-            latent = sampling.run(parts, clips, seed)
-            return io.NodeOutput(autoencoder.decode_images(vae, latent), {"samples": latent})
-
-        work = partial(_work, models[0], channels, legs, encoded, overlap_frames)
-        return memory_advice.telling(work, models[0].load_device, make)
+            latent = sampling.run(expert_steps, clips, seed)
+            return io.NodeOutput(decode_images(vae, latent), {"samples": latent})
 
 
-def _work(model: Any, channels: int, legs: list[SizeSteps], frames: int, overlap_frames: int) -> Work:
-    """Return what a user must know if a sampling of ``frames`` frames runs out of memory."""
-    multiple, factor = (16, 8) if channels == 16 else (32, 16)
-    first, clip = legs[0], legs[-1]  # the larger one comes first
+def _memory_need(
+    model: Any, channels: int, sizes: list[SizeSteps], frames: int, overlap_frames: int
+) -> MemoryNeed:
+    """Return the memory that a sampling of ``frames`` frames takes, and settings that take less."""
+    multiple = SIZE_MULTIPLES[channels]
+    first, clip = sizes[0], sizes[-1]  # the larger one comes first
 
-    def need(count: int, width: int, height: int) -> float | None:
-        shape = (1, channels, latent_frame_count(count), height // factor, width // factor)
-        return memory.sampling_need(model, shape)
+    def needed(count: int, width: int, height: int) -> float:
+        cell = multiple // 2  # Wan networks patch two by two latent cells
+        return sampling_bytes(
+            model, (1, channels, latent_frame_count(count), height // cell, width // cell)
+        )
 
     def smaller() -> Iterator[Advice]:
-        if len(legs) > 1:
-            yield "set reshift_steps to 0", need(frames, clip.width, clip.height)
+        if len(sizes) > 1:
+            yield "set reshift_steps to 0", needed(frames, clip.width, clip.height)
         else:
             least = overlap_frames + 1
             yield from fewer_frames(
-                "chunk_frames", frames, lambda count: need(count, clip.width, clip.height), least
+                "chunk_frames", frames, lambda count: needed(count, clip.width, clip.height), least
             )
-        yield from smaller_sizes(clip.width, clip.height, partial(need, frames), multiple)
+        yield from smaller_sizes(clip.width, clip.height, partial(needed, frames), multiple)
 
     what = f"A sampling of {frames} frames at {first.width}x{first.height}"
-    return Work(what, need(frames, first.width, first.height), smaller)
+    return MemoryNeed(what, needed(frames, first.width, first.height), smaller)
 
 
 def _experts(high: Any, low: Any) -> list[Any]:
     return [high] if low is None or low is high else [high, low]
 
 
-def _check_experts(experts: list[Any]) -> int:
+def _read_latent_channels(experts: list[Any]) -> int:
+    """Return the latent channels of the experts; raise ValueError if they differ."""
     names = ("model_high_noise", "model_low_noise")
-    found = [checks.stage_one_model(model, name) for model, name in zip(experts, names, strict=False)]
+    found = [read_stage_one_latents(model, name) for model, name in zip(experts, names, strict=False)]
     if len(set(found)) > 1:
         raise ValueError(
             f"model_high_noise makes {found[0]}-channel latents and model_low_noise {found[1]}, but "
@@ -264,18 +280,18 @@ def _check_experts(experts: list[Any]) -> int:
 
 
 def _check_one_size(chunks: list[Chunk], reshift_steps: int) -> None:
-    """Raise ValueError if a clip in chunks were to begin at another size."""
+    """Raise ValueError if a clip in chunks asks for two sizes."""
     if len(chunks) > 1 and reshift_steps:
         raise ValueError(
-            f"reshift_steps is {reshift_steps}, but a clip in chunks goes on from frames that exist at its "
-            "own size only; the nearest valid value is 0, or set chunk_frames to 0."
+            f"reshift_steps is {reshift_steps}, but a clip in chunks continues from frames that exist at "
+            "its own size only; the nearest valid value is 0, or set chunk_frames to 0."
         )
 
 
-def _photos(photo: torch.Tensor, legs: list[SizeSteps], fit: str) -> list[torch.Tensor]:
-    """Return the photo at the size of every leg, all framed as in the last one, the clip itself."""
-    *before, clip = legs
+def _photos(photo: torch.Tensor, sizes: list[SizeSteps], fit: Fit) -> list[torch.Tensor]:
+    """Return the photo at every size, framed as in the last one, the clip itself."""
+    *before, clip = sizes
     return [
-        *(large_photo(photo, leg, clip, fit) for leg in before),
+        *(large_photo(photo, size, clip, fit) for size in before),
         fit_frames(photo, clip.width, clip.height, fit),
     ]

@@ -1,18 +1,16 @@
-"""Prompts for time ranges: one CONDITIONING whose entries say when they apply."""
+"""A prompt for a time range: one CONDITIONING whose entries say when they apply."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..swifti2v_core.stage_two.prompt_ranges import check_frame_range, chosen_prompts
-from ..swifti2v_core.stage_two.segments import Segment
-from . import checks
-from .comfyui import host
-
-CATEGORY = "SwiftI2V"
+from ..swifti2v_core.stage_two.prompt_ranges import check_frame_range
+from .checks.conditioning import check_conditioning, check_no_ranges
+from .checks.widgets import checked_widgets
+from .comfyui.conditioning import PROMPT_FRAMES, extend_conditioning
+from .shared_inputs import CATEGORY
 
 
 class PromptRange(io.ComfyNode):
@@ -30,8 +28,8 @@ class PromptRange(io.ComfyNode):
             inputs=[
                 io.Conditioning.Input(
                     "conditioning",
-                    tooltip="The prompt for this part of the video, from CLIP Text Encode. It stays as it "
-                    "is; a copy comes out.",
+                    tooltip="The prompt for this part of the video, from CLIP Text Encode. The node "
+                    "returns a copy.",
                 ),
                 io.Int.Input(
                     "start_frame",
@@ -66,29 +64,14 @@ class PromptRange(io.ComfyNode):
         )
 
     @classmethod
-    @checks.checked_widgets
+    @checked_widgets
     def execute(
         cls, conditioning: Any, start_frame: int, end_frame: int, before: Any = None
     ) -> io.NodeOutput:
         check_frame_range(start_frame, end_frame)
-        earlier = [] if before is None else checks.conditioning(before, "before")
-        added = checks.without_ranges(checks.conditioning(conditioning, "conditioning"))
-        ranged = host.extend_conditioning(added, {checks.PROMPT_FRAMES: (start_frame, end_frame)})
-        return io.NodeOutput([*earlier, *ranged])
-
-
-def guider_for(guider: Any, segment: Segment) -> Any:
-    """Return a copy of a GUIDER with the conditions that a segment is made with, without their ranges."""
-    clone = copy.copy(guider)
-    clone.original_conds = {
-        name: _chosen(conditions, segment) for name, conditions in guider.original_conds.items()
-    }
-    return clone
-
-
-def _chosen(conditions: list[dict[str, Any]], segment: Segment) -> list[dict[str, Any]]:
-    chosen = [conditions[index] for index in chosen_prompts(checks.ranges_of(conditions), segment)]
-    return [
-        {key: value for key, value in condition.items() if key != checks.PROMPT_FRAMES}
-        for condition in chosen
-    ]
+        check_conditioning(conditioning, "conditioning")
+        check_no_ranges(conditioning)
+        if before is not None:
+            check_conditioning(before, "before")
+        ranged = extend_conditioning(conditioning, {PROMPT_FRAMES: (start_frame, end_frame)})
+        return io.NodeOutput([*(before or []), *ranged])

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 
+from ..swifti2v_core.resume.saved_segments import check_name
 from ..swifti2v_core.sigmas import check_denoise
-from ..swifti2v_core.stage_two.drift_control import check_drift_control
-from ..swifti2v_core.stage_two.reference_strength import MAX_STRENGTH, check_reference_strength
+from ..swifti2v_core.stage_two.reference_strength import MAX_STRENGTH
 from ..swifti2v_core.stage_two.segment_loop import keep_finished
-from . import checks, shared_inputs
-from .comfyui import host
-from .comfyui.internals import READ_ONLY, SAMPLING, SEGMENTS, need, needing
-from .pipeline import resume
-from .pipeline.stage_two import CONTEXTS, POSITIONS, SegmentSampling, WindowOptions
+from . import shared_inputs
+from .checks.conditioning import check_guider_conditions, check_prompt_ranges, read_prompts
+from .checks.latents import check_same_shape, read_keyframes, read_reference, read_stage_two_latent
+from .checks.models import check_whole_windows, read_stage_two_kind
+from .checks.sampling import check_custom_sampling, read_segment_range, read_sigmas
+from .checks.widgets import checked_widgets
+from .comfyui.sampling import SeededNoise, cfg_guider, make_sampler, schedule
+from .pipeline.resume import KEEP
+from .pipeline.stage_two import CONTEXTS, POSITIONS, Sampling, WindowSettings, redraw
+from .shared_inputs import CATEGORY
 
-CATEGORY = "SwiftI2V"
+logger = logging.getLogger("SwiftI2V")
 
 
 def _window_inputs() -> list[io.Input]:
@@ -56,7 +62,7 @@ def _window_inputs() -> list[io.Input]:
             options=list(POSITIONS),
             default="true",
             advanced=True,
-            tooltip="Where in time the model believes a window is. true (default): its place in the "
+            tooltip="Time positions of a window for the model. true (default): its place in the "
             "clip. clamped: moved back into the 31 latent frames the model was trained on, for clips "
             "of more than 121 frames that change late in the clip.",
         ),
@@ -107,16 +113,9 @@ def _keyframes_input() -> io.Latent.Input:
 
 
 def _strength_for(kind: str, strength: float) -> float:
-    """Return the reference strength that weights of a kind can have, and say so if it is another.
-
-    Raises
-    ------
-    ValueError
-        If the strength is out of range.
-    """
-    check_reference_strength(strength)
+    """Return the reference strength that weights of a kind can have; warn if it differs."""
     if kind == "plain" and strength != 1:
-        host.logger.warning(
+        logger.warning(
             "reference_strength is %s, but plain weights have no reference channels, so it has no "
             "influence; set it to 1 and lower denoise (or the first sigma) to follow the reference more.",
             strength,
@@ -139,13 +138,6 @@ def _latent_output() -> io.Latent.Output:
         tooltip="The finished clip. Frame 0 is the photo's latent, bit for bit. Save it with Save "
         "Latent before decoding if it took long.",
     )
-
-
-def _check_internals(model: Any, context: str) -> None:
-    """Raise RuntimeError unless ComfyUI has what windows and a choice of context need."""
-    need(SEGMENTS, model=model)
-    if context == "read-only":
-        need(READ_ONLY)
 
 
 class SegmentSampler(io.ComfyNode):
@@ -189,14 +181,13 @@ class SegmentSampler(io.ComfyNode):
                 _reference_strength_input(),
                 _drift_control_input(),
                 _keyframes_input(),
-                *resume.inputs(),
+                *shared_inputs.saved_segments(),
             ],
             outputs=[_latent_output()],
         )
 
     @classmethod
-    @needing(SAMPLING)
-    @checks.checked_widgets
+    @checked_widgets
     def execute(
         cls,
         model: Any,
@@ -217,40 +208,33 @@ class SegmentSampler(io.ComfyNode):
         drift_control: float = 0.25,
         keyframes: dict[str, Any] | None = None,
         checkpoint: str = "",
-        checkpoint_files: str = resume.KEEP,
+        checkpoint_files: str = KEEP,
     ) -> io.NodeOutput:
-        saving = resume.CheckpointChoice(checkpoint, checkpoint_files)
-        kind = checks.stage_two_model(model)
-        _check_internals(model, context)
-        reference = checks.reference(z_ref)
-        strength = _strength_for(kind, reference_strength)
-        check_drift_control(drift_control)
-        options = WindowOptions(segment_frames, neighbors, context, time_positions, strength)
-        stills, times = checks.keyframe_latents(keyframes, reference)
-        segments = options.plan(reference.shape[2], times)
-        checks.whole_windows(model, segments)
+        kind = read_stage_two_kind(model)
         check_denoise(denoise)
-        sigmas = shared_inputs.schedule(model, steps, timesteps, denoise)
-        guider = host.cfg_guider(model, *checks.prompts(model, positive, negative), cfg)
-        checks.prompt_ranges(guider, segments)
+        sigmas = schedule(model, steps, timesteps, denoise)
+        guider = cfg_guider(model, *read_prompts(model, positive, negative), cfg)
         if kind == "plain" and denoise == 1:
-            host.logger.warning(
+            logger.warning(
                 "denoise is 1 with plain weights, so the motion reference has no influence; "
                 "0.4 to 0.6 keeps the motion."
             )
-        sampling = SegmentSampling(
-            kind=kind,
+        return SegmentSamplerAdvanced.execute(
+            noise=SeededNoise(seed),
             guider=guider,
-            noise=host.SeededNoise(seed),
-            sampler=host.sampler_object(sampler_name),
+            sampler=make_sampler(sampler_name),
             sigmas=sigmas,
-            options=options,
+            z_ref=z_ref,
+            segment_frames=segment_frames,
+            neighbors=neighbors,
+            context=context,
+            time_positions=time_positions,
+            reference_strength=reference_strength,
             drift_control=drift_control,
-            keyframes=stills,
-            checkpoint=saving,
+            keyframes=keyframes,
+            checkpoint=checkpoint,
+            checkpoint_files=checkpoint_files,
         )
-        latents = reference.to(torch.float32, copy=True)
-        return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments)})
 
 
 class SegmentSamplerAdvanced(io.ComfyNode):
@@ -285,8 +269,8 @@ class SegmentSamplerAdvanced(io.ComfyNode):
                 io.Latent.Input(
                     "latent",
                     optional=True,
-                    tooltip="A clip that is finished up to start_segment, to go on from; what it holds "
-                    "after that is made anew from z_ref. Unconnected: everything is made anew. Must have "
+                    tooltip="A clip that is finished up to start_segment, to continue from; the frames "
+                    "after that are made again from z_ref. Unconnected: all frames are made. Must have "
                     "the shape of z_ref.",
                 ),
                 *_window_inputs(),
@@ -313,13 +297,13 @@ class SegmentSamplerAdvanced(io.ComfyNode):
                 _reference_strength_input(),
                 _drift_control_input(),
                 _keyframes_input(),
-                *resume.inputs(),
+                *shared_inputs.saved_segments(),
             ],
             outputs=[_latent_output()],
         )
 
     @classmethod
-    @checks.checked_widgets
+    @checked_widgets
     def execute(
         cls,
         noise: Any,
@@ -338,36 +322,39 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         drift_control: float = 0.25,
         keyframes: dict[str, Any] | None = None,
         checkpoint: str = "",
-        checkpoint_files: str = resume.KEEP,
+        checkpoint_files: str = KEEP,
     ) -> io.NodeOutput:
-        saving = resume.CheckpointChoice(checkpoint, checkpoint_files)
-        sigmas = checks.custom_sampling(noise, guider, sampler, sigmas)
-        kind = checks.stage_two_model(guider.model_patcher)
-        _check_internals(guider.model_patcher, context)
-        checks.guider_conditions(guider)
-        reference = checks.reference(z_ref)
+        if checkpoint:
+            check_name(checkpoint)
+        check_custom_sampling(noise, guider, sampler)
+        sigmas = read_sigmas(sigmas)
+        kind = read_stage_two_kind(guider.model_patcher)
+        check_guider_conditions(guider)
+        reference = read_reference(z_ref)
         strength = _strength_for(kind, reference_strength)
-        check_drift_control(drift_control)
-        options = WindowOptions(segment_frames, neighbors, context, time_positions, strength)
-        stills, times = checks.keyframe_latents(keyframes, reference)
-        segments = options.plan(reference.shape[2], times)
-        checks.whole_windows(guider.model_patcher, segments)
-        checks.prompt_ranges(guider, segments)
-        start, end = checks.segment_range(start_segment, end_segment, len(segments), latent is not None)
+        settings = WindowSettings(
+            kind, segment_frames, neighbors, context, time_positions, strength, drift_control
+        )
+        stills, times = read_keyframes(keyframes, reference)
+        segments = settings.plan(reference.shape[2], times)
+        check_whole_windows(guider.model_patcher, segments)
+        check_prompt_ranges(guider, segments)
+        start, end = read_segment_range(start_segment, end_segment, len(segments), latent is not None)
         latents = reference.to(torch.float32, copy=True)
         if latent is not None:
-            given = checks.stage_two_latent(latent, "latent")
-            checks.same_shape(given, reference)
-            keep_finished(latents, given, segments[start])
-        sampling = SegmentSampling(
-            kind=kind,
-            guider=guider,
-            noise=noise,
-            sampler=sampler,
-            sigmas=sigmas,
-            options=options,
-            drift_control=drift_control,
+            finished = read_stage_two_latent(latent, "latent")
+            check_same_shape(finished, reference)
+            keep_finished(latents, finished, segments[start])
+        samples = redraw(
+            z_ref,
+            latents,
+            segments,
+            Sampling(guider, noise, sampler, sigmas),
+            settings,
             keyframes=stills,
-            checkpoint=saving,
+            start=start,
+            end=end,
+            resume_name=checkpoint,
+            resume_files=checkpoint_files,
         )
-        return io.NodeOutput({"samples": sampling.run(z_ref, latents, segments, start, end)})
+        return io.NodeOutput({"samples": samples})

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from comfy_api.latest import io
 
-from ..swifti2v_core.sigmas import RECIPE_SHIFT, even_timesteps, flow_sigmas, parse_timesteps
-from .comfyui import host
+from .comfyui.sampling import sampler_names
+from .pipeline.resume import DELETE, KEEP
+
+CATEGORY = "SwiftI2V"
 
 PHOTOS = (
     "The photo, one image of any size. A batch is several photos, not the frames of a video: each makes "
@@ -64,7 +63,7 @@ def frames(what: str) -> io.Int.Input:
 
 
 def fit() -> io.Combo.Input:
-    """Return the widget that says how a photo meets another shape."""
+    """Return the widget that chooses how a photo is framed to another shape."""
     return io.Combo.Input(
         "fit",
         options=["crop", "pad"],
@@ -104,7 +103,7 @@ def sampler_name() -> io.Combo.Input:
     """Return the sampler widget with ComfyUI's own samplers."""
     return io.Combo.Input(
         "sampler_name",
-        options=host.sampler_names(),
+        options=sampler_names(),
         default="euler",
         tooltip="ComfyUI sampler. Default euler, what the 4-step recipes were made for.",
     )
@@ -123,15 +122,6 @@ def timesteps() -> io.String.Input:
     )
 
 
-def schedule(model: Any, steps_asked: int, timesteps_asked: str, denoise: float = 1.0) -> torch.Tensor:
-    """Return the sigmas that the two widgets above ask for, with the model's shift."""
-    chosen = parse_timesteps(timesteps_asked) if timesteps_asked.strip() else even_timesteps(steps_asked)
-    shift = host.model_shift(model)
-    if shift != RECIPE_SHIFT:
-        host.logger.info("The model's shift is %g; Wan2.2 and the few-step recipes use 5.", shift)
-    return flow_sigmas(chosen, shift, denoise)
-
-
 def prompts(stage: str) -> list[io.Conditioning.Input]:
     """Return the optional prompt sockets."""
     return [
@@ -145,5 +135,30 @@ def prompts(stage: str) -> list[io.Conditioning.Input]:
             "negative",
             optional=True,
             tooltip="What to avoid. Used only when cfg is not 1. Unconnected: no text.",
+        ),
+    ]
+
+
+def saved_segments() -> list[io.Input]:
+    """Return the widgets that save finished segments."""
+    return [
+        io.String.Input(
+            "checkpoint",
+            default="",
+            optional=True,
+            advanced=True,
+            tooltip="Name under which finished segments are saved in output/swifti2v_checkpoints. Queue "
+            "the same graph after a crash or cancel and it resumes after the last saved segment, bit for "
+            "bit. Any change starts a new set. Empty (default): nothing is saved.",
+        ),
+        io.Combo.Input(
+            "checkpoint_files",
+            options=[KEEP, DELETE],
+            default=KEEP,
+            optional=True,
+            advanced=True,
+            tooltip="What happens to the saved segments of a finished run. keep (default): they stay, so a "
+            "crash while decoding costs nothing either; 81 frames of 2560x1408 take 55 MB. delete when "
+            "done: they are deleted once the last segment is made.",
         ),
     ]

@@ -1,4 +1,4 @@
-"""Full-length refinement: a MODEL patch that keeps its cost linear in the length of the clip."""
+"""Temporal window attention: a MODEL patch that makes refining a whole clip linear in its length."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..swifti2v_core.attention.temporal_windows import check_window_frames
-from . import checks
-from .comfyui import host
-
-CATEGORY = "SwiftI2V"
+from .checks.models import check_model
+from .checks.widgets import checked_widgets
+from .comfyui.temporal_model import with_temporal_windows
+from .shared_inputs import CATEGORY
 
 
 class TemporalWindows(io.ComfyNode):
@@ -52,8 +52,8 @@ class TemporalWindows(io.ComfyNode):
         )
 
     @classmethod
-    @checks.checked_widgets
+    @checked_widgets
     def execute(cls, model: Any, window_frames: int) -> io.NodeOutput:
         check_window_frames(window_frames)
-        checks.model(model, "model")
-        return io.NodeOutput(host.with_temporal_windows(model, window_frames))
+        check_model(model, "model")
+        return io.NodeOutput(with_temporal_windows(model, window_frames))

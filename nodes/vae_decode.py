@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
 from itertools import chain
 
 from comfy_api.latest import InputImpl, io, ui
 
 from ..swifti2v_core.geometry import pixel_frame_count
-from . import checks
-from .comfyui import model_files
-from .comfyui.internals import SAVING, needing
+from .checks.file_names import check_filename_prefix
+from .checks.latents import read_decodable_images, read_one_clip
+from .checks.widgets import checked_widgets
+from .comfyui.output_files import new_output_file, workflow_metadata
 from .comfyui.progress import frame_progress
-from .pipeline import autoencoder, memory_advice
+from .comfyui.vae import device_of, pixel_size_of
+from .pipeline.decode import decode_bytes, decode_images
+from .pipeline.memory_advice import MemoryNeed, explain_out_of_memory, image_need, warn_if_large
 from .pipeline.video_file import CODECS, VideoFile
-
-CATEGORY = "SwiftI2V"
+from .shared_inputs import CATEGORY
 
 
 class TiledVAEDecode(io.ComfyNode):
@@ -43,18 +44,17 @@ class TiledVAEDecode(io.ComfyNode):
         )
 
     @classmethod
-    @checks.checked_widgets
+    @checked_widgets
     def execute(cls, samples: dict, vae: object) -> io.NodeOutput:
-        latent = checks.decodable_at_once(samples, vae)
-        width, height = autoencoder.pixel_size_of(vae, latent)
-        frames = pixel_frame_count(latent.shape[2])
-        work = replace(
-            memory_advice.image_work("IMAGE", len(latent), width, height, frames),
+        latent = read_decodable_images(samples, vae)
+        width, height = pixel_size_of(vae, latent)
+        need = replace(
+            image_need("IMAGE", len(latent), width, height, pixel_frame_count(latent.shape[2])),
             smaller=lambda: [("use SwiftI2V Decode to Video, which keeps no clip in memory", 0.0)],
         )
-        memory_advice.warn_if_large(work)
-        decode = partial(autoencoder.decode_images, vae, latent)
-        return io.NodeOutput(memory_advice.telling(lambda: work, autoencoder.device_of(vae), decode))
+        warn_if_large(need)
+        with explain_out_of_memory(need, device_of(vae)):
+            return io.NodeOutput(decode_images(vae, latent))
 
 
 class DecodeToVideo(io.ComfyNode):
@@ -116,8 +116,7 @@ class DecodeToVideo(io.ComfyNode):
         )
 
     @classmethod
-    @needing(SAVING)
-    @checks.checked_widgets
+    @checked_widgets
     def execute(
         cls,
         samples: dict,
@@ -127,7 +126,8 @@ class DecodeToVideo(io.ComfyNode):
         codec: str,
         crf: int,
     ) -> io.NodeOutput:
-        latent, width, height = checks.one_decodable_clip(samples, vae)
+        latent = read_one_clip(samples, vae)
+        width, height = pixel_size_of(vae, latent)
         chosen = CODECS[codec]
         if crf > chosen.highest_crf:
             raise ValueError(
@@ -136,23 +136,20 @@ class DecodeToVideo(io.ComfyNode):
             )
         chosen.check_available()
         chosen.check_size(width, height)
-        checks.filename_prefix(filename_prefix)
-        tags = model_files.workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
+        check_filename_prefix(filename_prefix)
+        tags = workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         rate = Fraction(fps).limit_denominator(1000)
         report = frame_progress(pixel_frame_count(latent.shape[2]))
-
-        def write() -> io.NodeOutput:
-            pieces = autoencoder.decode_bytes(vae, latent)
-            first = next(pieces)
+        need = MemoryNeed(f"The video file of {width}x{height}", None)
+        with explain_out_of_memory(need, device_of(vae)):
+            pieces = decode_bytes(vae, latent)
+            first = next(pieces)  # before the file: a failed decode leaves none
             height, width = first.shape[1:3]
-            path, file, subfolder = model_files.save_path(filename_prefix, chosen.extension, width, height)
+            path, subfolder = new_output_file(filename_prefix, chosen.extension, width, height)
             with VideoFile(path, width, height, rate, chosen, crf, tags) as video:
                 frames = (frame for piece in chain((first,), pieces) for frame in piece)
                 for done, frame in enumerate(frames, start=1):
                     video.write(frame)
                     report(done)
-            preview = ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.output)])
-            return io.NodeOutput(InputImpl.VideoFromFile(path), ui=preview)
-
-        work = memory_advice.Work(f"The video file of {width}x{height}", None)
-        return memory_advice.telling(lambda: work, autoencoder.device_of(vae), write)
+        preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=preview)

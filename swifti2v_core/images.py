@@ -155,7 +155,6 @@ class FiniteCheck:
         """Include ``values`` in the check."""
         self._finite &= torch.isfinite(values).all()
 
-    def verify(self) -> None:
-        """Raise ValueError if any value so far was not finite; synchronizes with the device."""
-        if not self._finite:
-            raise ValueError("The decoded frames hold NaN or infinite values.")
+    def passed(self) -> bool:
+        """Return whether all values so far were finite; synchronizes with the device."""
+        return bool(self._finite)

@@ -1,4 +1,4 @@
-"""What torch.compile needs."""
+"""Requirements of torch.compile."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from importlib.util import find_spec
 
 import torch
 
-COMPILING_TORCH = (2, 8)
-"""First version of PyTorch that can be told which guards to keep."""
+COMPILING_TORCH = "2.8"
+"""First version of PyTorch that lets us choose the guards to keep."""
 
 COMPILERS = ("g++", "clang++", "c++", "cl")
-"""What PyTorch compiles code for processors with."""
+"""Programs that PyTorch compiles CPU code with."""
 
 LAUNCHER_COMPILERS = ("gcc", "clang", "cc", *COMPILERS)
-"""What Triton compiles its launcher of GPU code with; on Windows it brings its own."""
+"""Programs that Triton compiles its launcher of GPU code with; on Windows it brings its own."""
 
 
-def can_compile(device: str) -> None:
+def check_can_compile(device: str) -> None:
     """Raise ValueError if torch.compile will not find what it needs for a kind of device.
 
     Parameters
     ----------
     device
-        As PyTorch names it, see `host.device_type`.
+        As PyTorch names it, see ComfyUI's ``get_torch_device``.
     """
     if torch.__version__ < COMPILING_TORCH:
         raise ValueError(

@@ -1,18 +1,13 @@
-"""What came through a connection, in the user's words."""
+"""Values as parts of a sentence: their kind of socket, numbers, quoted text."""
 
 from __future__ import annotations
 
-import math
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
-import numpy
 import torch
 
 from ...swifti2v_core.text import shortened
-
-LONGEST_NUMBER = 30
-"""Digits of a whole number that is shown as it is."""
 
 SOCKETS = (
     ("LATENT", lambda value: isinstance(value, dict) and "samples" in value),
@@ -25,7 +20,7 @@ SOCKETS = (
     ("SAMPLER", lambda value: hasattr(value, "max_denoise")),
     ("CONDITIONING", lambda value: isinstance(value, list)),
 )
-"""How to recognize what came through a connection, in the user's words."""
+"""How to recognize the type of a socket by its value."""
 
 
 def kind_of(value: Any) -> str:
@@ -34,31 +29,28 @@ def kind_of(value: Any) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a number of Python or NumPy; ComfyUI hands on what nodes make."""
-    return isinstance(value, Integral | float | numpy.floating) and not isinstance(value, bool)
+    """Return whether a value is a real number, Python's or NumPy's."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def whole(value: Any) -> bool:
-    """Tell whether a value is a whole number of Python or NumPy."""
+def is_whole(value: Any) -> bool:
+    """Return whether a value is a whole number, Python's or NumPy's."""
     return is_number(value) and isinstance(value, Integral)
 
 
-def whole_numbers(value: Any, count: int) -> bool:
-    """Tell whether a value is a list of ``count`` whole numbers."""
-    return isinstance(value, list | tuple) and len(value) == count and all(map(whole, value))
+def are_whole_numbers(value: Any, count: int) -> bool:
+    """Return whether a value is a list of ``count`` whole numbers."""
+    return isinstance(value, list | tuple) and len(value) == count and all(map(is_whole, value))
 
 
 def shown(value: Any) -> str:
-    """Return a value of any type and size as a part of a sentence."""
+    """Return a value of any type as a part of a sentence."""
     if isinstance(value, str):
         return f'"{shortened(value)}"'
-    if value is None or isinstance(value, bool | numpy.bool_):
+    if value is None or isinstance(value, bool):
         return str(value)
-    if isinstance(value, Integral):
-        digits = int(int(value).bit_length() * math.log10(2))
-        return str(value) if digits < LONGEST_NUMBER else f"a number of about {digits} digits"
     if is_number(value):
-        return f"{value:g}"
+        return str(value) if isinstance(value, Integral) else f"{value:g}"
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
     kind = kind_of(value)

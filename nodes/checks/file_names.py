@@ -1,4 +1,4 @@
-"""Names of files: none leads out of its folder, and the system can write it."""
+"""File names: inside their folder, and writable on this system."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ import sys
 
 from ...swifti2v_core.resume.saved_segments import RESERVED_NAME
 from ...swifti2v_core.text import shortened
-from ..comfyui import model_files
+from ..comfyui.output_files import output_folder
 
-LONGEST_PART = 200
+LONGEST_PART_BYTES = 200
 """Bytes of a part of a path; most file systems take 255, and a number and an ending are added."""
 
-LONGEST_PREFIX = 1000
+LONGEST_PREFIX_BYTES = 1000
 """Bytes of all parts together."""
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-"""What no file name should hold."""
+"""Characters that no file name should hold."""
 
 WINDOWS = re.compile(r'[<>:"|?*]')
 """Characters that Windows keeps for itself."""
 
 
-def filename_prefix(prefix: str) -> None:
+def check_filename_prefix(prefix: str) -> None:
     """Raise ValueError if a prefix names no file that can be written inside ComfyUI's output folder.
 
-    ComfyUI says so only on saving, after minutes of work.
+    ComfyUI refuses only when it saves, after minutes of work.
     """
     if not os.path.basename(prefix):
         raise _refusal(prefix, "names no file", f"{prefix}SwiftI2V")
     _check_characters(prefix)
     _check_length(prefix)
-    output = os.path.realpath(model_files.output_folder())
+    output = os.path.realpath(output_folder())
     target = os.path.realpath(os.path.join(output, prefix))  # links followed, as writing does
     if not target.startswith(os.path.join(output, "")):
         raise _refusal(prefix, "leaves ComfyUI's output folder", os.path.basename(target))
@@ -60,10 +60,13 @@ def _check_characters(prefix: str) -> None:
 
 def _check_length(prefix: str) -> None:
     parts = re.split(r"[/\\]", prefix)
-    if max(len(part.encode()) for part in parts) > LONGEST_PART or len(prefix.encode()) > LONGEST_PREFIX:
+    if (
+        max(len(part.encode()) for part in parts) > LONGEST_PART_BYTES
+        or len(prefix.encode()) > LONGEST_PREFIX_BYTES
+    ):
         raise ValueError(
             f'filename_prefix is "{shortened(prefix)}", {len(prefix)} characters, but its parts may have '
-            f"{LONGEST_PART} bytes each and {LONGEST_PREFIX} together; shorten it."
+            f"{LONGEST_PART_BYTES} bytes each and {LONGEST_PREFIX_BYTES} together; shorten it."
         )
 
 

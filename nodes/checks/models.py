@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..comfyui import host, temporal_model
-from ..pipeline import autoencoder
+from ..comfyui.models import input_channels, is_wan, latent_channels
+from ..comfyui.temporal_model import window_frames_of
+from ..comfyui.vae import vae_channels
 from .describe import kind_of
 
 STAGE_TWO_KINDS = {48: "plain", 96: "concat"}
@@ -24,33 +25,32 @@ FUN_VARIANTS = {
 """Relatives of TI2V-5B that take other conditions than Stage II gives."""
 
 
-def vae(value: Any, channels: int | None = None) -> Any:
-    """Return ``value`` if it is a VAE, with ``channels`` latent channels if they are given."""
+def check_vae(value: Any, channels: int | None = None) -> None:
+    """Raise ValueError unless ``value`` is a VAE, with ``channels`` latent channels if they are given."""
     if not (hasattr(value, "decode") and hasattr(value, "latent_channels")):
         raise ValueError(f"The vae is a {kind_of(value)}, but must be a VAE.")
-    found = autoencoder.vae_channels(value)
+    found = vae_channels(value)
     if channels is not None and found != channels:
         raise ValueError(
             f"The VAE makes {found}-channel latents, but {channels} are needed; load {VAES[channels]}."
         )
-    return value
 
 
-def model(value: Any, what: str) -> Any:
-    """Return ``value`` if it is a MODEL of the Wan family."""
+def check_model(value: Any, what: str) -> None:
+    """Raise ValueError unless ``value`` is a MODEL of the Wan family."""
     if not hasattr(value, "get_model_object"):
         raise ValueError(f"{what} is a {kind_of(value)}, but must be a MODEL.")
-    if not host.is_wan(value):
+    if not is_wan(value):
         raise ValueError(
             f"{what} is of the class {type(value.model).__name__}, but SwiftI2V needs a Wan model "
             "(Wan2.2-I2V-A14B or TI2V-5B for Stage I, TI2V-5B or SwiftI2V weights for Stage II)."
         )
-    return value
 
 
-def stage_one_model(value: Any, what: str) -> int:
+def read_stage_one_latents(value: Any, what: str) -> int:
     """Return the latent channels (16 or 48) of a Stage I model that can take a photo."""
-    channels, latents = host.input_channels(model(value, what)), host.latent_channels(value)
+    check_model(value, what)
+    channels, latents = input_channels(value), latent_channels(value)
     check_stage_one_channels(channels, what)
     if STAGE_ONE_LATENTS[channels] != latents:
         raise ValueError(
@@ -77,7 +77,7 @@ def check_stage_one_channels(channels: int, what: str) -> None:
     )
 
 
-def stage_two_kind(channels: int) -> str:
+def stage_two_kind_of_channels(channels: int) -> str:
     """Return the kind ("plain" or "concat") of Stage II weights by their input channels."""
     if channels in STAGE_TWO_KINDS:
         return STAGE_TWO_KINDS[channels]
@@ -93,26 +93,25 @@ def stage_two_kind(channels: int) -> str:
     )
 
 
-def stage_two_model(value: Any) -> str:
-    """Return the kind of a Stage II MODEL, see `stage_two_kind`."""
-    kind = stage_two_kind(host.input_channels(model(value, "The Stage II model")))
-    if host.latent_channels(value) != 48:
+def read_stage_two_kind(value: Any) -> str:
+    """Return the kind of a Stage II MODEL, see `stage_two_kind_of_channels`."""
+    check_model(value, "The Stage II model")
+    kind = stage_two_kind_of_channels(input_channels(value))
+    if latent_channels(value) != 48:
         raise ValueError(
-            f"The model makes {host.latent_channels(value)}-channel latents, but Stage II needs 48; "
+            f"The model makes {latent_channels(value)}-channel latents, but Stage II needs 48; "
             "load SwiftI2V Stage II weights or Wan2.2-TI2V-5B."
         )
     return kind
 
 
-def whole_windows(model: Any, segments: list[Any]) -> None:
+def check_whole_windows(model: Any, segments: list[Any]) -> None:
     """Raise ValueError if a model's temporal windows would cut the windows of segments.
 
-    These hold frames that are apart in the clip, the photo with all of them.
+    A segment's window mixes distant frames; temporal windows would separate the photo from the rest.
     """
-    limit, longest = (
-        temporal_model.window_frames_of(model),
-        max(len(segment.window) for segment in segments),
-    )
+    limit = window_frames_of(model)
+    longest = max(len(segment.window) for segment in segments)
     if limit is not None and limit < longest:
         raise ValueError(
             f"The model comes from SwiftI2V Temporal Window Attention with window_frames {limit}, but a "

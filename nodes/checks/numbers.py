@@ -1,4 +1,4 @@
-"""The numbers inside tensors, and the memory that frames take."""
+"""Numbers inside tensors, and the memory that frames take."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import torch
 
 from ...swifti2v_core.geometry import FRAMES_PER_LATENT, SIZE_MULTIPLE
 from ..comfyui import memory
-from ..comfyui.internals import HOST_MEMORY, works
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """What images, latents, prompts and schedules may hold."""
 
-IMAGE_BYTES = 12
+IMAGE_PIXEL_BYTES = 12
 """Bytes of a pixel of an IMAGE, three channels of float32."""
 
 GIBIBYTE = 2**30
 
 
-def floats(value: torch.Tensor, what: str) -> None:
+def check_floats(value: torch.Tensor, what: str) -> None:
     """Raise ValueError unless a tensor holds floating-point numbers, of 16 to 64 bits, that can be read."""
     if value.is_meta or value.layout is not torch.strided:
         form = "meta" if value.is_meta else str(value.layout).removeprefix("torch.")
@@ -34,7 +33,7 @@ def floats(value: torch.Tensor, what: str) -> None:
         )
 
 
-def finite(value: torch.Tensor, what: str, largest: float, rule: str) -> None:
+def check_finite(value: torch.Tensor, what: str, largest: float, rule: str) -> None:
     """Raise ValueError unless a tensor that is not empty holds finite floats of a sensible size.
 
     Parameters
@@ -46,10 +45,10 @@ def finite(value: torch.Tensor, what: str, largest: float, rule: str) -> None:
     largest
         Magnitude up to which numbers are taken, far beyond the usual ones.
     rule
-        What they usually are and what to do, the end of a sentence.
+        Usual values and what to do, the end of a sentence.
     """
-    floats(value, what)
-    # An expanded tensor repeats what it holds, as often as its shape says.
+    check_floats(value, what)
+    # An expanded tensor repeats its elements: look at each once.
     held = value.detach()[tuple(slice(0, None if step else 1) for step in value.stride())]
     low, high = (float(bound) for bound in held.aminmax())
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -58,7 +57,7 @@ def finite(value: torch.Tensor, what: str, largest: float, rule: str) -> None:
         raise ValueError(f"{what} holds values from {low:g} to {high:g}, but {rule}.")
 
 
-def fits_memory(what: str, needed: int, remedy: Callable[[float], str]) -> None:
+def check_fits_memory(what: str, needed: int, remedy: Callable[[float], str]) -> None:
     """Raise ValueError if something needs more memory than the machine has.
 
     Parameters
@@ -70,9 +69,7 @@ def fits_memory(what: str, needed: int, remedy: Callable[[float], str]) -> None:
     remedy
         Called with the part of it that fits, 0..1; returns the nearest valid value with its name.
     """
-    if not works(HOST_MEMORY):
-        return
-    has = memory.total_memory(torch.device("cpu"))
+    has = memory.total_bytes(memory.CPU)
     if needed > has:
         raise ValueError(
             f"{what} take {needed / GIBIBYTE:.1f} GiB of memory, but this machine has "
@@ -80,7 +77,7 @@ def fits_memory(what: str, needed: int, remedy: Callable[[float], str]) -> None:
         )
 
 
-def frames_fit_memory(clips: int, frames: int, width: int, height: int) -> None:
+def check_frames_fit_memory(clips: int, frames: int, width: int, height: int) -> None:
     """Raise ValueError if the IMAGE of some clips needs more memory than the machine has."""
 
     def remedy(part: float) -> str:
@@ -91,5 +88,5 @@ def frames_fit_memory(clips: int, frames: int, width: int, height: int) -> None:
         sides = (max(1, int(side * scale)) * SIZE_MULTIPLE for side in (width, height))
         return f"size is {'x'.join(map(str, sides))}"
 
-    needed = clips * frames * width * height * IMAGE_BYTES
-    fits_memory(f"Frames of {width}x{height}, {clips * frames} of them,", needed, remedy)
+    needed = clips * frames * width * height * IMAGE_PIXEL_BYTES
+    check_fits_memory(f"Frames of {width}x{height}, {clips * frames} of them,", needed, remedy)

@@ -1,4 +1,4 @@
-"""Schedules, segments and what custom sampling takes."""
+"""Schedules, segment ranges and the sockets of custom sampling."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from .describe import is_number, kind_of, shown
-from .numbers import floats
+from .numbers import check_floats
 
 MOST_STEPS = 10000
 """Longest schedule; a longer one is a mistake that would run for days."""
 
 
-def custom_sampling(noise: Any, guider: Any, sampler: Any, sigmas: Any) -> torch.Tensor:
-    """Return the schedule as float32; raise ValueError if an input is something else or unusable."""
+def check_custom_sampling(noise: Any, guider: Any, sampler: Any) -> None:
+    """Raise ValueError unless all three are what their sockets promise."""
     for value, attributes, what in (
         (noise, ("generate_noise", "seed"), "NOISE"),
         (guider, ("model_patcher", "original_conds"), "GUIDER"),
@@ -26,6 +26,10 @@ def custom_sampling(noise: Any, guider: Any, sampler: Any, sigmas: Any) -> torch
     cfg = getattr(guider, "cfg", 1.0)
     if not (is_number(cfg) and math.isfinite(cfg)):
         raise ValueError(f"The cfg of guider is {shown(cfg)}, but must be a number; the usual value is 1.")
+
+
+def read_sigmas(sigmas: Any) -> torch.Tensor:
+    """Return a schedule ``[steps + 1]`` as float32; raise ValueError if no flow model can follow it."""
     if not isinstance(sigmas, torch.Tensor) or sigmas.ndim != 1:
         raise ValueError(f"sigmas is a {kind_of(sigmas)}, but must be SIGMAS.")
     if len(sigmas) < 2:
@@ -34,7 +38,7 @@ def custom_sampling(noise: Any, guider: Any, sampler: Any, sigmas: Any) -> torch
         raise ValueError(
             f"sigmas holds {len(sigmas) - 1} steps, but may hold at most {MOST_STEPS - 1}; take fewer."
         )
-    floats(sigmas, "sigmas")
+    check_floats(sigmas, "sigmas")
     if not (sigmas[0] <= 1 and (sigmas[:-1] > sigmas[1:]).all() and sigmas[-1] >= 0):
         first = ", ".join(f"{sigma:g}" for sigma in sigmas.tolist()[:6])
         raise ValueError(
@@ -44,7 +48,7 @@ def custom_sampling(noise: Any, guider: Any, sampler: Any, sigmas: Any) -> torch
     return sigmas.to(torch.float32)
 
 
-def noise_fits(noise: Any, latents: torch.Tensor) -> None:
+def check_noise(noise: Any, latents: torch.Tensor) -> None:
     """Raise ValueError unless a NOISE made noise for every number of some latents."""
     if not isinstance(noise, torch.Tensor) or noise.shape != latents.shape:
         made = tuple(noise.shape) if isinstance(noise, torch.Tensor) else shown(noise)
@@ -54,17 +58,16 @@ def noise_fits(noise: Any, latents: torch.Tensor) -> None:
         )
 
 
-def from_pure_noise(sigmas: torch.Tensor) -> torch.Tensor:
-    """Return ``sigmas`` if they start at pure noise; Stage I has no frames to start from."""
+def check_starts_from_noise(sigmas: torch.Tensor) -> None:
+    """Raise ValueError unless ``sigmas`` start at pure noise; Stage I has no frames to start from."""
     if sigmas[0] < 1:
         raise ValueError(
             f"timesteps starts at sigma {sigmas[0]:g}, but Stage I starts from pure noise; the nearest "
             "valid first timestep is 1000."
         )
-    return sigmas
 
 
-def segment_range(start: int, end: int, count: int, resumed: bool) -> tuple[int, int]:
+def read_segment_range(start: int, end: int, count: int, resumed: bool) -> tuple[int, int]:
     """Return the segments to make as a range; ``end`` 0 means all."""
     end = end or count
     if not 0 <= start < end <= count:
@@ -75,16 +78,6 @@ def segment_range(start: int, end: int, count: int, resumed: bool) -> tuple[int,
     if start and not resumed:
         raise ValueError(
             f"start_segment is {start}, but no latent holds the segments before it; connect the "
-            "latent to go on from, or start at 0."
+            "latent to continue from, or start at 0."
         )
     return start, end
-
-
-def finite_segment(result: torch.Tensor, segment: Any) -> None:
-    """Raise ValueError if a segment came out as NaN, before later segments build on it."""
-    if not torch.isfinite(result[:, :, segment.clean :]).all():
-        raise ValueError(
-            f"Segment {segment.index} (latent frames {segment.noisy[0]} to {segment.noisy[-1]}) came "
-            "out as NaN; usual causes are a patched attention or fp16 weights that overflow, so try "
-            "without attention patches or with bf16 weights."
-        )

@@ -1,4 +1,4 @@
-"""Values of widgets. ComfyUI checks those typed in; through links and API prompts come others, NaN too."""
+"""Values of widgets. ComfyUI checks typed values; links bring unchecked ones, NaN too."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ import numpy
 from comfy_api.latest import io
 
 from ...swifti2v_core.text import shortened
-from .describe import is_number, shown, whole
-
-LONGEST_TEXT = 10000
-"""Characters of a text widget; 1000 timesteps take half of it."""
+from .describe import is_number, is_whole, shown
 
 
 def checked_widgets(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
-    """Return a node's ``execute`` that first holds the widgets' values against the schema.
+    """Return a node's ``execute`` that first checks the widgets' values against the schema.
 
-    It raises ValueError for a value of another type than the widget's, out of its range or not among its
-    options. Numbers of NumPy arrive as Python's.
+    It raises ValueError for a value of the wrong type, out of range or not among the options. NumPy
+    numbers become Python's.
     """
 
     @wraps(execute)
@@ -49,8 +46,8 @@ def _nearest(widget: Any, value: Any) -> Any:
 
 def _integer(widget: io.Int.Input, value: Any) -> int:
     nearest = _nearest(widget, value)
-    if not whole(value) or nearest != value:
-        kind = "" if whole(value) else "a whole number "
+    if not is_whole(value) or nearest != value:
+        kind = "" if is_whole(value) else "a whole number "
         raise _refusal(widget, value, f"{kind}from {widget.min} to {widget.max}", round(nearest))
     return int(value)
 
@@ -83,10 +80,6 @@ def _choice(widget: io.Combo.Input, value: Any) -> str:
 def _text(widget: io.String.Input, value: Any) -> str:
     if not isinstance(value, str):
         raise _refusal(widget, value, "a text", widget.default)
-    if len(value) > LONGEST_TEXT:
-        raise ValueError(
-            f"{widget.id} has {len(value)} characters, but must have at most {LONGEST_TEXT}; shorten it."
-        )
     return value
 
 
@@ -97,4 +90,4 @@ CHECKS: dict[type, Callable[[Any, Any], Any]] = {
     io.Combo.Input: _choice,
     io.String.Input: _text,
 }
-"""What reads the value of each kind of widget."""
+"""Reader of the value of each kind of widget."""

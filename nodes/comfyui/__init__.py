@@ -1,0 +1,1 @@
+"""The only importer of ComfyUI: one file per thing of ComfyUI's."""

@@ -1,61 +1,55 @@
 """The one attention override of this pack: who attends to whom, the user's choice, the kernel.
 
-ComfyUI hands every attention to ``transformer_options["optimized_attention_override"]``. ComfyUI's
-TorchCompileModel drops guards on these options, so a compiled network keeps for ever whether its first
-run found an override there. Ours is therefore always there and always the same function; what may
-differ from one forward to the next it looks up while it runs, never compiled.
-
-Nothing of ComfyUI is imported here: `host.aim_guider`, `host.motion_guider` and `host.with_compiled_blocks`
-hang the override in, and so does `temporal.temporal_forward`.
+ComfyUI passes every attention to ``transformer_options["optimized_attention_override"]``. ComfyUI's
+TorchCompileModel drops guards on these options, so a compiled network never notices an override that
+appears or disappears after its first run. Ours is therefore always present and always the same function;
+what differs between forwards it looks up while it runs, outside compiled code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
+
+# ComfyUI's wrap_attn calls the override; without it ours would silently never run.
+from comfy.ldm.modules.attention import attention_pytorch, wrap_attn  # noqa: F401
 
 from ...swifti2v_core.attention import kernels
 from ...swifti2v_core.attention.read_only import Attend, ReadOnlyContext
 from ...swifti2v_core.attention.temporal_windows import attend_in_windows, plan_windows
-from . import internals
+
+PLAIN_ATTENTION = getattr(attention_pytorch, "__wrapped__", attention_pytorch)
+"""ComfyUI's attention on PyTorch's kernels, as overrides receive it.
+
+The only attention whose kernel we may choose: whoever started ComfyUI with another one chose it.
+"""
 
 OVERRIDE = "optimized_attention_override"
 """ComfyUI's name of the transformer option."""
 
-BELOW = "SwiftI2V_attention_below"
-"""Transformer option that holds `Below`."""
+USERS_OVERRIDE_OPTION = "SwiftI2V_users_attention"
+"""Transformer option that holds the override found below ours, or None; it then decides alone."""
 
-READ_ONLY = "SwiftI2V_read_only"
+READ_ONLY_OPTION = "SwiftI2V_read_only"
 """Transformer option that holds the `ReadOnlyForward` of a forward, or None."""
 
-TEMPORAL = "SwiftI2V_temporal"
+TEMPORAL_OPTION = "SwiftI2V_temporal"
 """Transformer option that holds the `TemporalForward` of a forward, or None."""
 
-UNDERSTOOD = {"mask", "attn_precision", "skip_reshape", "skip_output_reshape", "transformer_options"}
-"""What ComfyUI may ask of an attention whose kernel we choose; anything else is left to ComfyUI."""
+KNOWN_ARGUMENTS = {
+    "mask",
+    "attn_precision",
+    "skip_reshape",
+    "skip_output_reshape",
+    "transformer_options",
+}
+"""Arguments of an attention whose kernel we choose; a call with others is left to ComfyUI."""
 
-INTERNAL = {"_inside_attn_wrapper"}
-"""ComfyUI's mark that it has called the override already."""
-
-
-@dataclass(frozen=True)
-class Below:
-    """What our override runs around.
-
-    Attributes
-    ----------
-    users
-        Override that was there before, or None; it decides alone.
-    plain
-        ComfyUI's attention on PyTorch's kernels, the only one whose kernel is ours to choose: with
-        another one the user started ComfyUI on purpose. None where it is not known.
-    """
-
-    users: Callable[..., torch.Tensor] | None
-    plain: Callable[..., torch.Tensor] | None
+INTERNAL_ARGUMENTS = {"_inside_attn_wrapper"}
+"""ComfyUI's mark of an attention whose override has been called."""
 
 
 @dataclass
@@ -67,18 +61,17 @@ class ReadOnlyForward:
     context
         Keys and values of the window's clean frames.
     conditioning
-        What tells this forward from others on the same window.
+        Distinguishes this forward from others on the same window.
     noisy_alone
-        Whether the clean frames were left out, their keys and values being kept.
+        Whether the clean frames are left out and their kept keys and values are reused.
     last_block
-        The block whose self-attention has run. Of a block's attentions the first is self-attention.
+        The block whose self-attention has run; the first attention of a block is its self-attention.
     """
 
     context: ReadOnlyContext
     conditioning: Hashable
     noisy_alone: bool
     last_block: Hashable = None
-    feature: ClassVar[internals.Feature] = internals.READ_ONLY
 
     def attend(
         self,
@@ -88,7 +81,7 @@ class ReadOnlyForward:
         token_dim: int,
         output_dim: int,
     ) -> torch.Tensor:
-        """Attend from clean frames to clean frames only; attention to the text stays as it is."""
+        """Attend from clean frames to clean frames only; attention to the text is unchanged."""
         if block == self.last_block:
             return attend(*parts)
         self.last_block = block
@@ -113,14 +106,13 @@ class TemporalForward:
     frame_tokens
         Tokens of a latent frame.
     last_block
-        The block whose self-attention has run. Of a block's attentions the first is self-attention.
+        The block whose self-attention has run; the first attention of a block is its self-attention.
     """
 
     window_frames: int
     frames: int
     frame_tokens: int
     last_block: Hashable = None
-    feature: ClassVar[internals.Feature] = internals.TEMPORAL_WINDOWS
 
     def attend(
         self,
@@ -130,7 +122,7 @@ class TemporalForward:
         token_dim: int,
         output_dim: int,
     ) -> torch.Tensor:
-        """Attend inside the block's windows; attention to the text stays as it is.
+        """Attend inside the block's windows; attention to the text is unchanged.
 
         Raises
         ------
@@ -153,42 +145,33 @@ class TemporalForward:
         return attend_in_windows(attend, *parts, windows, token_dim=token_dim, output_dim=output_dim)
 
 
-def install(options: dict[str, Any], plain: Callable[..., torch.Tensor] | None) -> None:
+def install(options: dict[str, Any]) -> None:
     """Put our override into transformer options, around the one that is there; once is enough."""
     if options.get(OVERRIDE) is override:
         return
-    options[BELOW] = Below(options.get(OVERRIDE), plain)
+    options[USERS_OVERRIDE_OPTION] = options.get(OVERRIDE)
     options[OVERRIDE] = override
 
 
-def installer(plain: Callable[..., torch.Tensor] | None) -> Callable[..., Any]:
-    """Return a wrapper around ComfyUI's ``apply_model`` that installs our override in every forward.
+def install_in_every_forward(
+    executor: Any,
+    x: torch.Tensor,
+    t: torch.Tensor,
+    c_concat: torch.Tensor | None = None,
+    c_crossattn: torch.Tensor | None = None,
+    control: Any = None,
+    transformer_options: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Install our override in every forward: a wrapper around ComfyUI's ``apply_model``.
 
-    For compiled blocks, which models patched later share: the override is then there from the first run on,
-    whoever samples. It is not put into the MODEL itself, where another node's override would find ours and
-    run around it, while ours runs around that one: for ever.
-
-    Parameters
-    ----------
-    plain
-        See `Below`.
+    For compiled blocks, which models patched later share: the override is then present from the first run
+    on, whoever samples. It is not put into the MODEL itself: another node's override would wrap ours
+    there, while ours wraps that one in a forward, and both would call each other forever.
     """
-
-    def apply_model(
-        executor: Any,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        c_concat: torch.Tensor | None = None,
-        c_crossattn: torch.Tensor | None = None,
-        control: Any = None,
-        transformer_options: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        options = dict(transformer_options or {})
-        install(options, plain)
-        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-
-    return apply_model
+    options = dict(transformer_options or {})
+    install(options)
+    return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
 
 @torch.compiler.disable
@@ -201,42 +184,43 @@ def override(
     *args: Any,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """Attend as the context, the temporal windows, the user and the card ask for.
+    """Attend as the context, the temporal windows, the user and the GPU require.
 
     Parameters
     ----------
     attention
-        The attention that ComfyUI would run.
+        ComfyUI's attention.
     query, key, value
-        In the layout that ``kwargs`` tells.
+        In the layout that ``kwargs`` describes.
     heads
         Number of heads.
 
     Returns
     -------
     Tensor
-        In the layout that ``kwargs`` tells.
+        In the layout that ``kwargs`` describes.
     """
     options = kwargs["transformer_options"]  # where ComfyUI found this override
-    below: Below = options[BELOW]
+    users = options[USERS_OVERRIDE_OPTION]
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        if below.users is not None:
-            return below.users(attention, q, k, v, heads, *args, **kwargs)
+        if users is not None:
+            return users(attention, q, k, v, heads, *args, **kwargs)
         heads_in = bool(kwargs.get("skip_reshape"))
-        ours = attention is below.plain and not args and kwargs.keys() <= UNDERSTOOD | INTERNAL
+        plain = attention is PLAIN_ATTENTION and not args
+        ours = plain and kwargs.keys() <= KNOWN_ARGUMENTS | INTERNAL_ARGUMENTS
         if not (ours and kwargs.get("mask") is None and _prefers_cudnn(q, k, heads, heads_in)):
             return attention(q, k, v, heads, *args, **kwargs)
         heads_out = bool(kwargs.get("skip_output_reshape"))
         return kernels.attend_cudnn_first(q, k, v, heads, heads_in=heads_in, heads_out=heads_out)
 
     # Never both: the segment samplers refuse temporal windows shorter than their own.
-    arranged: ReadOnlyForward | TemporalForward | None = options.get(READ_ONLY) or options.get(TEMPORAL)
-    if arranged is None:
+    forward: ReadOnlyForward | TemporalForward | None = options.get(READ_ONLY_OPTION) or options.get(
+        TEMPORAL_OPTION
+    )
+    if forward is None:
         return attend(query, key, value)
-    if "block_index" not in options:
-        raise RuntimeError(internals.sentence(["block_index in its transformer options"], arranged.feature))
-    return arranged.attend(
+    return forward.attend(
         attend,
         (query, key, value),
         options["block_index"],
@@ -245,10 +229,13 @@ def override(
     )
 
 
-def check_used(arranged: ReadOnlyForward | TemporalForward | None) -> None:
-    """Raise RuntimeError if a forward has ended and ComfyUI never asked `override` how to attend."""
-    if arranged is not None and arranged.last_block is None:
-        raise RuntimeError(internals.sentence([f"call of {OVERRIDE}"], arranged.feature))
+def check_used(forward: ReadOnlyForward | TemporalForward | None) -> None:
+    """Raise RuntimeError if a forward has ended and ComfyUI never called `override`."""
+    if forward is not None and forward.last_block is None:
+        raise RuntimeError(
+            f"This ComfyUI does not call {OVERRIDE}, which read-only context and temporal windows need; "
+            "choose bidirectional context, or remove SwiftI2V Temporal Window Attention."
+        )
 
 
 def _prefers_cudnn(query: torch.Tensor, key: torch.Tensor, heads: int, heads_in: bool) -> bool:

@@ -1,28 +1,56 @@
-"""What torch.compile must be told about ComfyUI's networks.
-
-Nothing of ComfyUI is imported here: `host.with_compiled_blocks` uses both.
-"""
+"""A MODEL whose blocks are compiled with torch.compile."""
 
 from __future__ import annotations
 
 from typing import Any
 
-GRAPHS = 64
-"""Versions of a block that may be compiled: both stages, every length, the first block and the others."""
+from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+from . import attention
+
+COMPILER = "inductor"
+"""Backend of torch.compile."""
+
+COMPILED_KEY = "SwiftI2V"
+"""Our name among the wrappers of a compiled MODEL."""
+
+MOST_GRAPHS = 64
+"""Upper bound on compiled variants of a block: stages x clip lengths, first block and others."""
+
+
+def with_compiled_blocks(model: Any) -> Any:
+    """Return a clone of ``model`` whose blocks are compiled in the first run, one by one.
+
+    Every sequence length gets its own graph: a clip has few, and they recur.
+    """
+    # As ComfyUI's TorchCompileModel: weights must not move in and out under compiled code.
+    clone = model.clone(disable_dynamic=True)
+    blocks = len(clone.get_model_object("diffusion_model").blocks)
+    set_torch_compile_wrapper(
+        clone,
+        COMPILER,
+        options={"guard_filter_fn": guards_to_keep},
+        dynamic=False,
+        keys=[f"diffusion_model.blocks.{index}" for index in range(blocks)],
+    )
+    for wrapper in (allow_many_graphs, attention.install_in_every_forward):
+        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, COMPILED_KEY, wrapper)
+    return clone
 
 
 def guards_to_keep(guards: list[Any]) -> list[bool]:
-    """Tell which assumptions of compiled code are tested before each use.
+    """Return for each guard of compiled code whether it is tested before each use.
 
-    None about the transformer options, which change with every block and step; ComfyUI's
-    TorchCompileModel drops them, too.
+    Guards on the transformer options are dropped, as ComfyUI's TorchCompileModel does: these change with
+    every block and step.
     """
     return ["transformer_options" not in guard.name for guard in guards]
 
 
 def allow_many_graphs(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """Let PyTorch compile for all lengths of a session; after 8 it would give up for good."""
-    import torch._dynamo  # slow to import, and needed by nobody else
+    """Let PyTorch compile every length of a session; its own limit of 8 variants would end compiling."""
+    import torch._dynamo  # slow to import, and needed only here
 
-    with torch._dynamo.config.patch(recompile_limit=GRAPHS):
+    with torch._dynamo.config.patch(recompile_limit=MOST_GRAPHS):
         return executor(*args, **kwargs)

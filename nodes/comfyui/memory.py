@@ -1,4 +1,4 @@
-"""Memory of the device and of the host: how much there is, and what is done when it runs out."""
+"""Memory of the device and of the CPU: how much is free, and what running out of it looks like."""
 
 from __future__ import annotations
 
@@ -7,50 +7,64 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from comfy import model_management
+
+# Called through the module, because other packs replace them; a missing one is reported at start.
+from comfy.model_management import (  # noqa: F401
+    get_free_memory,
+    get_torch_device,
+    get_total_memory,
+    load_models_gpu,
+    pin_memory,
+    soft_empty_cache,
+    unpin_memory,
+)
 from torch.cuda import synchronize
 
-from . import internals
-from .internals import internal, works
+CPU = torch.device("cpu")
+
+
+def device_type() -> str:
+    """Return the kind of device that ComfyUI computes on, as PyTorch names it."""
+    return model_management.get_torch_device().type
 
 
 def make_room(patcher: Any, needed: float) -> None:
     """Load a model and free ``needed`` bytes beside it, as ComfyUI does before every use."""
-    internal("comfy.model_management.load_models_gpu")([patcher], memory_required=needed)
+    model_management.load_models_gpu([patcher], memory_required=needed)
 
 
-def total_memory(device: torch.device) -> float:
-    """Return the bytes a device has."""
-    return internal("comfy.model_management.get_total_memory")(device)
+def total_bytes(device: torch.device) -> float:
+    """Return the memory of a device."""
+    return model_management.get_total_memory(device)
 
 
-def free_memory(patcher: Any, device: torch.device) -> float:
-    """Return the bytes that are free on a device, or will be when a loaded model asks for them."""
+def free_bytes(device: torch.device) -> float:
+    """Return the memory that is free on a device now."""
+    return model_management.get_free_memory(device)
+
+
+def free_bytes_beside(patcher: Any, device: torch.device) -> float:
+    """Return the memory that is free on a device, or will be once a loaded model yields it."""
     return patcher.get_free_memory(device)
 
 
-def free_of(device: torch.device) -> float | None:
-    """Return the bytes that are free on a device now, None where ComfyUI cannot tell."""
-    if not works(internals.HOST_MEMORY):
-        return None
-    return internal("comfy.model_management.get_free_memory")(device)
-
-
-def sampling_need(model: Any, shape: tuple[int, ...]) -> float | None:
-    """Return ComfyUI's estimate of what a forward on a latent takes, None where it has none."""
-    return model.model.memory_required(shape) if works(internals.ESTIMATES, model) else None
+def sampling_bytes(model: Any, shape: tuple[int, ...]) -> float:
+    """Return ComfyUI's estimate of the memory that a forward on a latent takes."""
+    return model.model.memory_required(shape)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that memory is exhausted, the device's or the host's."""
+    """Return whether an error says that memory is exhausted, the device's or the CPU's."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    if works(internals.LATE_ERRORS) and internal("comfy.model_management.is_oom")(error):
-        return True
-    return is_of_host(error)
+    # ComfyUI 0.16.3 lacks it; later ones recognize errors that a GPU reports late.
+    is_oom = getattr(model_management, "is_oom", None)
+    return bool(is_oom and is_oom(error)) or is_out_of_cpu_memory(error)
 
 
-def is_of_host(error: BaseException) -> bool:
-    """Tell whether an error says that the host's memory is exhausted."""
+def is_out_of_cpu_memory(error: BaseException) -> bool:
+    """Return whether an error says that the CPU's memory is exhausted."""
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
@@ -58,23 +72,22 @@ def is_of_host(error: BaseException) -> bool:
 
 @contextmanager
 def pinning(device: torch.device) -> Iterator[Callable[[torch.Tensor], None]]:
-    """Give a function that pins tensors of host memory, as many as ComfyUI allows, until the end."""
+    """Give a function that pins CPU tensors, as many as ComfyUI allows, until the end of the block."""
     pinned: list[torch.Tensor] = []
 
     def pin(tensor: torch.Tensor) -> None:
-        if works(internals.PINNING) and internal("comfy.model_management.pin_memory")(tensor):
+        if model_management.pin_memory(tensor):
             pinned.append(tensor)
 
     try:
         yield pin
     finally:
         if pinned:
-            synchronize(device)  # copies may still be under way
+            synchronize(device)  # copies may still be in flight
         for tensor in pinned:
-            internal("comfy.model_management.unpin_memory")(tensor)
+            model_management.unpin_memory(tensor)
 
 
 def release_memory() -> None:
     """Give cached blocks back to the device."""
-    if works(internals.RELEASING):
-        internal("comfy.model_management.soft_empty_cache")()
+    model_management.soft_empty_cache()

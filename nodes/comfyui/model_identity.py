@@ -1,4 +1,4 @@
-"""What tells two runs apart whose inputs look alike: the model with its changes, and what computes."""
+"""What distinguishes two runs with equal inputs: the patched model, the device, the versions."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from comfy import model_management
+from comfy.cli_args import args
+from comfy.ldm.modules.attention import optimized_attention
 
-from .internals import internal
+# Called through the module, because other packs replace it; a missing one is reported at start.
+from comfy.model_management import get_torch_device_name  # noqa: F401
+from comfy.model_patcher import ModelPatcher
+from comfyui_version import __version__ as comfyui_version
 
 CHANGES = (
     "patches",
@@ -21,14 +27,13 @@ CHANGES = (
     "callbacks",
     "patch_on_device",  # of ComfyUI-GGUF
 )
-"""Attributes of a MODEL that hold what nodes have changed in it."""
+"""Attributes of a MODEL in which nodes store their changes."""
 
 WHILE_SAMPLING = {"model_patcher", "inner_model", "conds", "loaded_models"}
-"""Attributes of a GUIDER that are no settings: the MODEL, and what a sampling that failed leaves behind."""
-
+"""Attributes of a GUIDER that are no settings: the MODEL, and leftovers of a failed sampling."""
 
 NETWORK, SCHEDULE = "diffusion_model", "model_sampling"
-"""Parts of a model that are told apart by weights, and by content."""
+"""Parts of a model: one identified by its weights, one by its content."""
 
 ARITHMETIC = ("_full_precision_mm", "dequant_dtype", "patch_dtype")
 """Attributes of layers, ComfyUI's and ComfyUI-GGUF's, that change what the same weights compute."""
@@ -74,7 +79,7 @@ def _modules(model: Any) -> dict[str, torch.nn.Module]:
 
 
 def model_changes(model: Any) -> list[Any]:
-    """Return what tells apart two MODELs with the same weights: arithmetic, schedule, patches, options."""
+    """Return what distinguishes two MODELs with equal weights: arithmetic, schedule, patches, options."""
     layers = {
         name: [type(module), *(getattr(module, attribute, None) for attribute in ARITHMETIC)]
         for name, module in _modules(model).items()
@@ -95,7 +100,7 @@ def guider_settings(guider: Any) -> list[Any]:
 
 
 def without_weights(model: Any) -> Callable[[Any], Any]:
-    """Return a function that names the parts of a MODEL, which are told apart by `model_weights`.
+    """Return a function that replaces the parts of a MODEL by names; `model_weights` identifies them.
 
     Patches and options hold parts of the model they belong to, or models of their own.
     """
@@ -106,7 +111,7 @@ def without_weights(model: Any) -> Callable[[Any], Any]:
             return ("part of the model", names[id(value)])
         if hasattr(value, "_orig_mod"):
             return ("compiled", value._orig_mod)
-        if isinstance(value, internal("comfy.model_patcher.ModelPatcher")):
+        if isinstance(value, ModelPatcher):
             weights = None if value.model is model.model else _weights(value, "")
             return ("model", type(value.model), weights, _changes(value))
         return value
@@ -114,12 +119,12 @@ def without_weights(model: Any) -> Callable[[Any], Any]:
     return name_parts
 
 
-def computing(model: Any) -> list[Any]:
-    """Return what computes: versions, device, and the attention that ComfyUI was started with."""
+def computing_environment(model: Any) -> list[Any]:
+    """Return what affects the bits of a result beside the graph: versions, device, attention, --fast."""
     return [
-        internal("comfyui_version.__version__"),
+        comfyui_version,
         torch.__version__,
-        internal("comfy.model_management.get_torch_device_name")(model.load_device),
-        internal("comfy.ldm.modules.attention.optimized_attention"),
-        str(sorted(map(str, getattr(internal("comfy.cli_args.args"), "fast", None) or ()))),
+        model_management.get_torch_device_name(model.load_device),
+        optimized_attention,
+        str(sorted(map(str, getattr(args, "fast", None) or ()))),
     ]

@@ -1,36 +1,39 @@
-"""What happens inside the network's forward when it is given a window.
-
-Nothing of ComfyUI is imported here: `host.window_guider` hangs `window_forward` into the model as a
-wrapper, `host.aim_guider` puts the window and the attention override into the options.
-"""
+"""A GUIDER aimed at one window, and the network's forward on that window."""
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from comfy.model_patcher import create_model_options_clone
+from comfy.patcher_extension import WrappersMP
+from comfy.samplers import CFGGuider
 
 from ...swifti2v_core.attention.read_only import ReadOnlyContext
+from ...swifti2v_core.geometry import LATENT_FACTOR
 from ...swifti2v_core.stage_two.reference_strength import (
     Reference,
     inputs_to_run,
     mix_predictions,
     predictions_per_step,
 )
-from .attention import READ_ONLY, ReadOnlyForward, check_used
+from . import memory
+from .attention import READ_ONLY_OPTION, ReadOnlyForward, check_used, install
+from .models import latent_channels
 
-KEY = "SwiftI2V"
+WINDOW_OPTION = "SwiftI2V"
 """Our name among wrappers and transformer options."""
 
-KEPT_BYTES = f"{KEY}_kept_bytes"
-"""Transformer option: memory that read-only context will keep, which ComfyUI does not know of."""
+KEPT_BYTES_OPTION = f"{WINDOW_OPTION}_kept_bytes"
+"""Transformer option: memory that read-only context will keep, unknown to ComfyUI's estimate."""
 
 
 @dataclass(frozen=True)
 class WindowView:
-    """What the model must know of the window it is given, carried in the transformer options.
+    """The window as the model needs to know it, carried in the transformer options.
 
     Attributes
     ----------
@@ -50,6 +53,63 @@ class WindowView:
     reference_strength: float = 1.0
 
 
+def window_guider(guider: Any) -> Any:
+    """Return a copy of a GUIDER whose model places windows; the guider given stays as it is.
+
+    Its model is a clone with two more wrappers: one around the forward, the innermost, so that wrappers of
+    other packs run around it, and one around ComfyUI's estimate of the memory.
+    """
+    clone = copy.copy(guider)
+    clone.model_patcher = guider.model_patcher.clone()
+    add = clone.model_patcher.add_wrapper_with_key
+    add(WrappersMP.DIFFUSION_MODEL, WINDOW_OPTION, window_forward)
+    add(WrappersMP.PREPARE_SAMPLING, WINDOW_OPTION, count_kept_context)
+    return clone
+
+
+def aim_guider(clone: Any, guider: Any, view: WindowView, concat_latent: torch.Tensor | None) -> None:
+    """Point a guider from `window_guider` at one window.
+
+    Parameters
+    ----------
+    clone
+        The guider to change.
+    guider
+        The GUIDER it was made from; its conditions and options are read again for every window.
+    view
+        The window.
+    concat_latent
+        Reference channels of the window, ``[B, 48, W, h, w]`` in VAE space, or None for plain
+        weights.
+    """
+    clone.model_options = create_model_options_clone(guider.model_options)
+    options = clone.model_options.setdefault("transformer_options", {})
+    options[WINDOW_OPTION] = view
+    options[KEPT_BYTES_OPTION] = kept_bytes(guider.model_patcher, view, _conditions_run(guider))
+    install(options)
+    added = {} if concat_latent is None else {"concat_latent_image": concat_latent}
+    clone.original_conds = {
+        name: [{**condition, **added} for condition in conditions]
+        for name, conditions in guider.original_conds.items()
+    }
+
+
+def window_bytes(guider: Any, view: WindowView, frames: int, width: int, height: int) -> float:
+    """Return the memory that a window of a pixel size takes at most."""
+    model = guider.model_patcher
+    shape = (1, latent_channels(model), frames, height // LATENT_FACTOR, width // LATENT_FACTOR)
+    return memory.sampling_bytes(model, shape) + kept_bytes(model, view, _conditions_run(guider))
+
+
+def _conditions_run(guider: Any) -> int:
+    """Return how many conditions a guider runs per step; without guidance ComfyUI skips the negative."""
+    counts = {name: len(conditions) for name, conditions in guider.original_conds.items()}
+    usual = getattr(type(guider), "predict_noise", None) is CFGGuider.predict_noise
+    if usual and math.isclose(guider.cfg, 1) and not guider.model_options.get("disable_cfg1_optimization"):
+        counts.pop("negative", None)
+    return sum(counts.values())
+
+
 @torch.compiler.disable(recursive=False)
 def window_forward(
     executor: Any,
@@ -63,11 +123,11 @@ def window_forward(
 ) -> torch.Tensor:
     """Run the Wan network on a window with the window's own time positions.
 
-    ``WanModel._forward`` numbers the frames 0, 1, 2, …; core's context windows cannot say otherwise.
-    So the network's ``forward_orig`` is called with rotary frequencies put together per frame.
+    ``WanModel._forward`` numbers the frames 0, 1, 2, …, also under ComfyUI's context windows. So the
+    network's ``forward_orig`` is called with rotary frequencies concatenated per frame.
 
-    A reference strength runs it twice, here and not around the sampler's guidance: all that is
-    wrapped around the network, ComfyUI's or the user's, keeps seeing one forward per condition.
+    A reference strength runs it twice, here and not around the sampler's guidance: every wrapper around
+    the network, ComfyUI's or the user's, keeps seeing one forward per condition.
 
     Not compiled itself (the network below it is): ComfyUI's TorchCompileModel drops guards on the
     transformer options, which would freeze the first window's positions into the graph.
@@ -91,15 +151,15 @@ def window_forward(
         ``[B, C_out, W, h, w]``; frames that were left out are zero.
     """
     options = {} if transformer_options is None else transformer_options
-    view: WindowView = options[KEY]
+    view: WindowView = options[WINDOW_OPTION]
     network = executor.class_obj
     predictions: dict[Reference, torch.Tensor] = {}
-    # No function of its own: a compiled network must begin at forward_orig, see above.
+    # Keep inline: torch.compile must enter at forward_orig.
     for reference, inputs in inputs_to_run(x, view.clean, view.reference_strength).items():
         read_only = _read_only(view, options, reference)
         skipped = view.clean if read_only is not None and read_only.noisy_alone else 0
         noisy_timestep = timestep[:, skipped:] if timestep.ndim > 1 else timestep
-        options[READ_ONLY] = read_only
+        options[READ_ONLY_OPTION] = read_only
         result = network.forward_orig(
             inputs[:, :, skipped:],
             noisy_timestep,
@@ -129,7 +189,7 @@ def _frequencies(
             width,
             t_start=position * scale,
             device=x.device,
-            dtype=torch.float32,  # bfloat16 cannot tell positions above 256 apart
+            dtype=torch.float32,  # bfloat16 cannot distinguish positions above 256
             transformer_options=options,
         )
         for position in positions
@@ -145,7 +205,7 @@ def _read_only(view: WindowView, options: dict[str, Any], reference: Reference) 
 
 
 def _conditioning(options: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what tells forwards apart: ComfyUI's ids of the conditions, and which blocks are replaced.
+    """Return what distinguishes forwards: ComfyUI's ids of the conditions, and the replaced blocks.
 
     Skip-layer guidance runs the same conditions through fewer blocks.
     """
@@ -191,7 +251,7 @@ def count_kept_context(
         ComfyUI's conditions.
     """
     batch, channels, frames, *size = noise_shape
-    kept = batch * kwargs["model_options"]["transformer_options"][KEPT_BYTES]
+    kept = batch * kwargs["model_options"]["transformer_options"][KEPT_BYTES_OPTION]
     frame = model.model.memory_required([batch, channels, 1, *size])
     shape = [batch, channels, frames + math.ceil(kept / frame), *size]
     return executor(model, shape, conds, *args, **kwargs)

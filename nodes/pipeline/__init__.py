@@ -1,0 +1,1 @@
+"""What a node runs once its inputs are checked."""

@@ -1,16 +1,16 @@
-"""What a user is told when memory runs out: what was being made, what it takes, and what would fit.
+"""What a user reads when memory runs out: what was made, what it takes, and what would fit.
 
-Nothing here changes a picture. Work that can be done in smaller pieces with the same result is, where it
-is done (`autoencoder`); all other work stops with the sentence of its `Work`, and the queue goes on.
+Nothing here changes a picture. Work that can be cut into smaller pieces with the same result is cut where
+it is done (`encode`, `decode`); other work stops with one sentence, and the queue continues.
 """
 
 from __future__ import annotations
 
 import logging
-import math
+import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 
@@ -19,130 +19,122 @@ from ..comfyui import memory
 
 logger = logging.getLogger("SwiftI2V")
 
-Result = TypeVar("Result")
-
 GIB, MIB = 2**30, 2**20
 
-Advice = tuple[str, float | None]
-"""What to do, and the bytes that the work takes then, or None if nobody can tell."""
+Advice = tuple[str, float]
+"""A setting to change, and the bytes that the work takes then."""
 
-FLOAT_PIXEL = 3 * 4
+IMAGE_PIXEL_BYTES = 3 * 4
 """Bytes of a pixel of an IMAGE."""
 
 SMALLER_SIDES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
-"""Parts of a side that are tried for a size that fits."""
-
-HOST = torch.device("cpu")
+"""Fractions of a side that are tried for a size that fits."""
 
 GIVE_UP = "close other programs that use memory, or make a smaller or shorter video"
 
 
 class OutOfMemory(torch.OutOfMemoryError):
-    """The device's memory is exhausted, and the sentence is complete; ComfyUI then unloads its models."""
+    """The device's memory is exhausted, with a complete sentence; ComfyUI then unloads its models."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a user must know of work for which there may not be enough memory.
+class MemoryNeed:
+    """Work for which there may not be enough memory.
 
     Attributes
     ----------
     what
-        What is made, and of which size.
-    need
-        Bytes that it takes, or None if nobody can tell.
+        What is made, and at which size.
+    needed
+        Its bytes, or None if they are unknown.
     smaller
-        Lists what to do instead, the nearest first.
+        Lists settings that take less, the nearest first.
     """
 
     what: str
-    need: float | None
+    needed: float | None
     smaller: Callable[[], Iterable[Advice]] = tuple
 
-    def nearest(self, free: float | None) -> str:
-        """Return what to do with ``free`` bytes, None if nobody can tell."""
-        # What failed is counted too low: what is hardly less will not fit either.
-        hardly_less = None if self.need is None else 0.9 * self.need
-        most = min(size for size in (free, hardly_less, math.inf) if size is not None)
-        fitting = (advice for advice, need in self.smaller() if need is None or need <= most)
-        return next(fitting, GIVE_UP)
+    def nearest(self, free: float) -> str:
+        """Return the first setting that fits into ``free`` bytes."""
+        # The work failed, so the estimate is low: what takes hardly less would fail, too.
+        most = free if self.needed is None else min(free, 0.9 * self.needed)
+        return next((advice for advice, needed in self.smaller() if needed <= most), GIVE_UP)
 
 
-def telling(work: Callable[[], Work], device: torch.device, make: Callable[[], Result]) -> Result:
-    """Return what ``make`` makes on a device, or say of which ``work`` in a sentence that memory ran out.
+@contextmanager
+def explain_out_of_memory(need: MemoryNeed, device: torch.device) -> Iterator[None]:
+    """Turn an out-of-memory error of the block into one sentence that describes ``need``.
 
     Raises
     ------
     OutOfMemory
         If the device's memory is exhausted.
     RuntimeError
-        If the host's is.
+        If the CPU's is.
     """
     try:
-        return make()
+        yield
     except Exception as error:
         if isinstance(error, OutOfMemory) or not memory.is_out_of_memory(error):
             raise
-        of_host = memory.is_of_host(error)
-    # Outside that block: the exception keeps the failed attempt's tensors alive.
-    memory.release_memory()
-    raise shortage(work(), device, of_host)
+        traceback.clear_frames(error.__traceback__)  # they hold the failed attempt's tensors
+        memory.release_memory()
+        raise shortage(need, device, memory.is_out_of_cpu_memory(error)) from None
 
 
-def shortage(work: Work, device: torch.device, of_host: bool) -> RuntimeError:
-    """Return the error for work that does not fit on a device, or into the host's memory."""
-    device = HOST if of_host else device
-    free = memory.free_of(device)
-    what = work.what if work.need is None else f"{work.what}, which takes about {_bytes(work.need)},"
+def shortage(need: MemoryNeed, device: torch.device, of_cpu: bool) -> RuntimeError:
+    """Return the error for work that fits neither on a device nor, if ``of_cpu``, into RAM."""
+    device = memory.CPU if of_cpu else device
+    free = memory.free_bytes(device)
+    what = need.what if need.needed is None else f"{need.what}, which takes about {_bytes(need.needed)},"
     where = "the computer's memory" if device.type == "cpu" else "the GPU's memory"
-    if free is not None:
-        where += f" ({_bytes(free)} are free)"
-    sentence = f"{what} ran out of {where}; {work.nearest(free)}."
-    return RuntimeError(sentence) if of_host else OutOfMemory(sentence)
+    sentence = f"{what} ran out of {where} ({_bytes(free)} are free); {need.nearest(free)}."
+    return RuntimeError(sentence) if of_cpu else OutOfMemory(sentence)
 
 
-def warn_if_large(work: Work) -> None:
-    """Warn if work takes more of the host's memory than is free; what cannot fit is refused by `checks`."""
-    free = memory.free_of(HOST)
-    if work.need is not None and free is not None and work.need > free:
+def warn_if_large(need: MemoryNeed) -> None:
+    """Warn if work takes more RAM than is free; `checks` refuse what exceeds the machine's RAM."""
+    free = memory.free_bytes(memory.CPU)
+    if need.needed is not None and need.needed > free:
         logger.warning(
             "%s takes %s and %s are free: the computer may run out of memory.",
-            work.what,
-            _bytes(work.need),
+            need.what,
+            _bytes(need.needed),
             _bytes(free),
         )
 
 
-def image_work(what: str, clips: int, width: int, height: int, frames: int) -> Work:
-    """Return the work of making an IMAGE of so many clips, with fewer frames as the way out."""
+def image_need(what: str, clips: int, width: int, height: int, frames: int) -> MemoryNeed:
+    """Return the need of an IMAGE of some clips; fewer frames take less."""
 
-    def need(count: int) -> float:
-        return float(clips * count * width * height * FLOAT_PIXEL)
+    def needed(count: int) -> float:
+        return float(clips * count * width * height * IMAGE_PIXEL_BYTES)
 
     of = "" if clips == 1 else f"{clips} times "
-    return Work(
+    return MemoryNeed(
         f"The {what} of {of}{frames} frames at {width}x{height}",
-        need(frames),
-        lambda: fewer_frames("number of frames", frames, need),
+        needed(frames),
+        lambda: fewer_frames("number of frames", frames, needed),
     )
 
 
 def fewer_frames(
-    name: str, frames: int, need: Callable[[int], float | None], least: int = 5
+    name: str, frames: int, needed: Callable[[int], float], least: int = 5
 ) -> Iterator[Advice]:
-    """Yield lower numbers of frames, 4n+1, and what ``need`` tells of them."""
+    """Yield lower numbers of frames, 4n+1, with the bytes that they take."""
     for fewer in range(frames - FRAMES_PER_LATENT, least - 1, -FRAMES_PER_LATENT):
-        yield f"the nearest {name} that fits is {fewer}", need(fewer)
+        yield f"the nearest {name} that fits is {fewer}", needed(fewer)
 
 
 def smaller_sizes(
-    width: int, height: int, need: Callable[[int, int], float | None], multiple: int = SIZE_MULTIPLE
+    width: int, height: int, needed: Callable[[int, int], float], multiple: int = SIZE_MULTIPLE
 ) -> Iterator[Advice]:
-    """Yield smaller sizes of about the same shape, and what ``need`` tells of them."""
+    """Yield smaller sizes of about the same shape, with the bytes that they take."""
     for part in SMALLER_SIDES:
         size = nearest_multiple(int(width * part), multiple), nearest_multiple(int(height * part), multiple)
         if size != (width, height):
-            yield f"the nearest size that fits is {size[0]}x{size[1]}", need(*size)
+            yield f"the nearest size that fits is {size[0]}x{size[1]}", needed(*size)
 
 
 def _bytes(size: float) -> str:

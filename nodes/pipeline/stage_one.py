@@ -1,4 +1,4 @@
-"""One run of Stage I over ComfyUI's own sampling; the node is in `motion`."""
+"""Stage I: a photo becomes a motion clip, over ComfyUI's own sampling."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from ...swifti2v_core.stage_one.chunks import Chunk, append_chunk, continue_from
 from ...swifti2v_core.stage_one.photo_start import keep_clean, photo_first, photo_then_gray
 from ...swifti2v_core.stage_one.two_sizes import ExpertSteps, shrink
 from ...swifti2v_core.stage_two.segment_loop import clean_mask
-from ..comfyui import host
+from ..comfyui.conditioning import extend_conditioning
 from ..comfyui.progress import SamplingProgress
-from . import autoencoder
+from ..comfyui.sampling import SeededNoise, motion_guider, sample
+from ..comfyui.vae import encode_frames
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a Stage I sampling starts from.
+    """Start of a Stage I sampling.
 
     Attributes
     ----------
@@ -40,11 +41,11 @@ class Start:
 
 
 def _encode_a14b(vae: Any, photo: torch.Tensor, frames: int) -> torch.Tensor:
-    return autoencoder.encode(vae, photo_then_gray(photo, frames))
+    return encode_frames(vae, photo_then_gray(photo, frames))
 
 
 def _encode_ti2v(vae: Any, photo: torch.Tensor, frames: int) -> torch.Tensor:
-    return photo_first(autoencoder.encode(vae, photo), latent_frame_count(frames))
+    return photo_first(encode_frames(vae, photo), latent_frame_count(frames))
 
 
 def _start_a14b(reference: torch.Tensor, clean: int) -> Start:
@@ -59,10 +60,10 @@ def _start_ti2v(reference: torch.Tensor, clean: int) -> Start:
 
 
 ENCODINGS = {16: _encode_a14b, 48: _encode_ti2v}
-"""What makes the latent ``[1, C, T, h, w]`` with the photo first, by latent channels of the model."""
+"""Encoders of the photo to a latent ``[1, C, T, h, w]`` that begins with it, by latent channels."""
 
 STARTS = {16: _start_a14b, 48: _start_ti2v}
-"""What makes a start from such a latent and the number of its first frames that are known."""
+"""Makers of a start from such a latent and its number of known first frames, by latent channels."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,9 @@ class MotionSampling:
         parts
             In order.
         clips
-            For every clip and every leg what one of `ENCODINGS` made, as long as a chunk.
+            For every clip and every size the latent of one of `ENCODINGS`, as long as a chunk.
         seed
-            Chooses the noise of every leg; further clips take the next seeds.
+            Chooses the noise of every size; further clips take the next seeds.
         """
         made = [references[-1][:, :, :0] for references in clips]
         steps = sum(len(part.sigmas) - 1 for part in parts)
@@ -115,13 +116,13 @@ class MotionSampling:
         return torch.cat(made)
 
     def _starts(self, references: list[torch.Tensor], made: torch.Tensor, chunk: Chunk) -> list[Start]:
-        """Return what a chunk of one clip starts from, for every leg.
+        """Return the start of a chunk of one clip, for every size.
 
         Two things are approximate in later chunks. Models were trained with an image as latent frame 0,
-        one pixel frame alone; here it is a frame of four. And the gray frames of A14B are encoded behind
-        the photo, not behind the known frames. Both spare decoding and encoding between chunks, which
-        would shift the colors. The photo itself is known to chunk 0 alone: in front of later chunks it
-        would be a cut, which the models were not trained to go on from.
+        one pixel frame alone; here it is a frame of four. And the gray frames of A14B are encoded after
+        the photo, not after the known frames. Both avoid decoding and encoding between chunks, which
+        would shift the colors. Only chunk 0 knows the photo itself: before later chunks it would be a
+        cut, which the models were not trained to continue from.
         """
         clean = chunk.known or 1  # in chunk 0 the photo
         return [self.start(continue_from(reference, made, chunk.known), clean) for reference in references]
@@ -173,9 +174,9 @@ class MotionSampling:
         if part.adds_noise:
             # ComfyUI adds it as (1 - s) * latent + s * noise, which is also what reshifting asks for.
             noise = self._noise(latent, chunk, seed)
-        positive, negative = (host.extend_conditioning(p, start.conditions) for p in self.prompts)
-        result = host.sample(
-            host.motion_guider(self.models[part.expert], positive, negative, self.cfg),
+        positive, negative = (extend_conditioning(p, start.conditions) for p in self.prompts)
+        result = sample(
+            motion_guider(self.models[part.expert], positive, negative, self.cfg),
             noise,
             latent,
             self.sampler,
@@ -191,5 +192,5 @@ class MotionSampling:
         """Return a chunk's part of the clip's noise: a latent frame has one noise in all its chunks."""
         batch, channels, _, height, width = latent.shape
         clip = latent.new_empty(batch, channels, self.chunks[-1].frames.stop, height, width)
-        noise = host.SeededNoise(seed).generate_noise({"samples": clip})
+        noise = SeededNoise(seed).generate_noise({"samples": clip})
         return noise[:, :, chunk.frames.start : chunk.frames.stop]

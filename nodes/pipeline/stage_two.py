@@ -1,11 +1,11 @@
-"""One run of the segment loop over ComfyUI's own sampling; the nodes are in `sampler`."""
+"""Stage II: a reference becomes the finished latent, segment by segment, over ComfyUI's own sampling."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,23 +23,51 @@ from ...swifti2v_core.stage_two.segments import (
     true_positions,
     window_tokens,
 )
-from .. import checks, prompt_range
-from ..comfyui import host
+from ..checks.sampling import check_noise
+from ..comfyui.conditioning import guider_for_segment
 from ..comfyui.progress import SamplingProgress
-from ..comfyui.window_model import WindowView
-from . import resume
-from .memory_advice import Advice, Work, smaller_sizes, telling
+from ..comfyui.sampling import sample, to_storage
+from ..comfyui.window_model import WindowView, aim_guider, window_bytes, window_guider
+from .memory_advice import Advice, MemoryNeed, explain_out_of_memory, smaller_sizes
+from .resume import KEEP, Resume, open_resume
+
+logger = logging.getLogger("SwiftI2V")
 
 POSITIONS = {"true": true_positions, "clamped": clamped_positions}
 CONTEXTS = ("bidirectional", "read-only")
 
 
 @dataclass(frozen=True)
-class WindowOptions:
-    """How windows are cut and shown to the model.
+class Sampling:
+    """What ComfyUI's sockets carry; none of it is changed.
 
     Attributes
     ----------
+    guider, noise, sampler
+        GUIDER, NOISE and SAMPLER.
+    sigmas
+        ``[steps + 1]``, falling.
+    """
+
+    guider: Any
+    noise: Any
+    sampler: Any
+    sigmas: torch.Tensor
+
+    @property
+    def steps(self) -> int:
+        """Steps of one segment."""
+        return len(self.sigmas) - 1
+
+
+@dataclass(frozen=True)
+class WindowSettings:
+    """How windows are cut, shown to the model and corrected.
+
+    Attributes
+    ----------
+    kind
+        "concat" or "plain" weights.
     segment_frames, neighbors
         M and N.
     context
@@ -48,16 +76,20 @@ class WindowOptions:
         A key of `POSITIONS`.
     reference_strength
         How much the noisy frames follow the reference channels, 0..2; 1 for plain weights.
+    drift_control
+        How far finished frames are brought back to the reference's statistics, 0..1.
     """
 
+    kind: str
     segment_frames: int
     neighbors: int
     context: str
     time_positions: str
     reference_strength: float = 1.0
+    drift_control: float = 0.0
 
     def plan(self, latent_frames: int, keyframes: Sequence[int] = ()) -> list[Segment]:
-        """Return the segments of a clip; raises ValueError if the options do not fit it."""
+        """Return the segments of a clip; raises ValueError if the settings do not fit it."""
         segments = plan_segments(latent_frames, self.segment_frames, self.neighbors, keyframes)
         for segment in segments:
             self.positions(segment)
@@ -68,7 +100,7 @@ class WindowOptions:
         return POSITIONS[self.time_positions](segment)
 
     def view(self, segment: Segment, width: int, height: int) -> WindowView:
-        """Return what the model must know of a window of a pixel size."""
+        """Return the window of a segment as the model needs to know it."""
         clean_tokens = segment.clean * tokens_per_latent_frame(height, width)
         read_only = ReadOnlyContext(clean_tokens) if self.context == "read-only" else None
         return WindowView(self.positions(segment), segment.clean, read_only, self.reference_strength)
@@ -83,7 +115,7 @@ class Clip:
     place
         Its place in the batch, from 0.
     seed
-        What it would have alone.
+        The seed it would have alone.
     latents, noise
         ``[1, 48, T, h, w]`` each.
     """
@@ -95,213 +127,233 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What all clips of one run share."""
-
-    guider: Any
-    segments: list[Segment]
-    start: int
-    progress: SamplingProgress
-    checkpoint: resume.Unsaved
-
-
-@dataclass(frozen=True)
-class SegmentSampling:
-    """One run of the segment loop over ComfyUI's own sampling.
+class WindowDenoiser:
+    """Makes the noisy frames of one clip's windows with one native sampling each.
 
     Attributes
     ----------
-    kind
-        "concat" or "plain" weights.
-    guider, noise, sampler, sigmas
-        As ComfyUI's sockets carry them; none is changed.
-    options
-        How windows are cut.
-    drift_control
-        How far finished frames are brought back to the reference's statistics, 0..1.
-    keyframes
-        Clean latent frames ``[1, 48, K, h, w]`` that the plan counts on behind the clip, or None.
-    checkpoint
-        Whether and where finished segments are saved.
+    sampling, settings
+        See there.
+    guider
+        The copy of the GUIDER that is aimed at each window in turn.
+    clip
+        The clip, its noise extended by that of the keyframes.
+    progress
+        The bar and preview of the whole run.
+    before
+        Steps of the run before this clip's segment 0; negative where the run starts later.
     """
 
-    kind: str
+    sampling: Sampling
+    settings: WindowSettings
     guider: Any
-    noise: Any
-    sampler: Any
-    sigmas: torch.Tensor
-    options: WindowOptions
-    drift_control: float
-    keyframes: torch.Tensor | None
-    checkpoint: resume.CheckpointChoice
+    clip: Clip
+    progress: SamplingProgress
+    before: int
 
-    def run(
-        self,
-        z_ref: dict[str, Any],
-        latents: torch.Tensor,
-        segments: list[Segment],
-        start: int = 0,
-        end: int | None = None,
-    ) -> torch.Tensor:
-        """Generate ``segments[start:end]`` of a plan from ``latents``, which may be changed.
-
-        Returns
-        -------
-        Tensor
-            The clip.
-
-        Raises
-        ------
-        ValueError
-            If a segment comes out as NaN, or if the checkpoint cannot be written.
-        RuntimeError
-            If memory runs out, see `out_of_memory.telling`.
-        """
-        work = partial(self._work, latents, segments)
-        make = partial(self._run, z_ref, latents, segments, start, end)
-        return telling(work, self.guider.model_patcher.load_device, make)
-
-    def _work(self, latents: torch.Tensor, segments: list[Segment]) -> Work:
-        """Return what a user must know if a window runs out of memory."""
-        options, size = self.options, pixel_size(latents)
-        segment = max(segments, key=lambda segment: len(segment.window))
-        frames, noisy = len(segment.window), min(options.segment_frames, segments[-1].noisy[-1])
-
-        def need(width: int, height: int, count: int, context: str = options.context) -> float | None:
-            view = replace(options, context=context).view(segment, width, height)
-            return host.window_need(self.guider, view, count, width, height)
-
-        def smaller() -> Iterator[Advice]:
-            if options.context == "read-only":
-                yield "choose bidirectional context", need(*size, frames, "bidirectional")
-            # Windows are all as long as the longest: the last one gets more neighbors.
-            for fewer in range(noisy - 1, 0, -1):
-                yield (
-                    f"the nearest segment_frames that fits is {fewer}",
-                    need(*size, frames - noisy + fewer),
-                )
-            for fewer in range(options.neighbors - 1, -1, -1):
-                left = frames - noisy + 1 - options.neighbors + fewer
-                yield f"set segment_frames to 1 and neighbors to {fewer}", need(*size, left)
-            yield from smaller_sizes(*size, lambda width, height: need(width, height, frames))
-
-        what = f"A window of {frames} latent frames at {size[0]}x{size[1]}"
-        return Work(what, need(*size, frames), smaller)
-
-    def _run(
-        self,
-        z_ref: dict[str, Any],
-        latents: torch.Tensor,
-        segments: list[Segment],
-        start: int,
-        end: int | None,
-    ) -> torch.Tensor:
-        begin, clips, made = time.monotonic(), list(self._clips(z_ref, latents)), segments[:end]
-        checkpoint = self._open_checkpoint(clips, segments, start)
-        firsts = checkpoint.restore([clip.latents for clip in clips], made, start)
-        guider = host.window_guider(self.guider)
-        steps = (len(self.sigmas) - 1) * (len(made) - start) * len(clips)
-        with SamplingProgress(guider.model_patcher, steps) as progress:
-            run = _Run(guider, made, start, progress, checkpoint)
-            # One clip after the other: a window takes the memory of one, and samplers that draw noise of
-            # their own draw for every clip what they would draw for it alone.
-            finished = torch.cat(
-                [self._run_clip(run, clip, first) for clip, first in zip(clips, firsts, strict=True)]
-            )
-        if len(made) == len(segments):
-            checkpoint.finish()
-        self._log(finished, made[start:], time.monotonic() - begin)
-        return host.to_storage(finished)
-
-    def _clips(self, z_ref: dict[str, Any], latents: torch.Tensor) -> Iterator[Clip]:
-        # Noise has the type of what it is drawn for; half precision would round it.
-        noise = self.noise.generate_noise({**z_ref, "samples": latents})
-        checks.noise_fits(noise, latents)
-        # A clip picked from a batch keeps its number, and so its seed.
-        numbers = z_ref.get("batch_index") or range(len(latents))
-        for place, number in enumerate(numbers):
-            part = slice(place, place + 1)
-            yield Clip(place, clip_seed(self.noise.seed, number), latents[part], noise[part])
-
-    def _open_checkpoint(self, clips: list[Clip], segments: list[Segment], start: int) -> resume.Unsaved:
-        if not self.checkpoint.name:
-            return resume.Unsaved()
-        given = segments[start].noisy[0]
-        determining = {
-            "reference": [(clip.latents[:, :, :1], clip.latents[:, :, given:]) for clip in clips],
-            "frames before start_segment": [clip.latents[:, :, 1:given] for clip in clips],
-            "keyframes": self.keyframes,
-            "noise or seed": [(clip.seed, clip.noise) for clip in clips],
-            "sampler": self.sampler,
-            "sigmas": self.sigmas,
-            "segments": [self.kind, self.options, segments],
-            "drift control": self.drift_control,
-        }
-        return self.checkpoint.open(self.guider, determining)
-
-    def _run_clip(self, run: _Run, clip: Clip, first: int) -> torch.Tensor:
-        latents, noise, count = clip.latents, clip.noise, clip.latents.shape[2]
-        if self.keyframes is not None:
-            latents = append_frames(latents, self.keyframes)
-            noise = append_zero_noise(noise, self.keyframes)
-        steps = len(self.sigmas) - 1
-        before = clip.place * (len(run.segments) - run.start) - run.start
-
-        def denoise(segment: Segment, window: torch.Tensor) -> torch.Tensor:
-            done = steps * (before + segment.index)
-            place = (segment.noisy[0] / count, (segment.noisy[-1] + 1) / count)
-            callback = run.progress.callback(done, segment.clean, place)
-            seed = clip_seed(clip.seed, segment.index)
-            return self._denoise(run.guider, segment, window, take_window(noise, segment), seed, callback)
-
-        if first > run.start:
-            run.progress.finish(steps * (before + first))
-        for segment in run_segments(latents, run.segments, denoise, start=first):
-            run.checkpoint.save(clip.place, segment, latents)
-            run.progress.finish(steps * (before + segment.index + 1))
-            host.logger.debug("Segment %d of %d is done", segment.index + 1, len(run.segments))
-        return latents[:, :, :count]
-
-    def _log(self, latents: torch.Tensor, segments: list[Segment], seconds: float) -> None:
-        width, height = pixel_size(latents)
-        host.logger.info(
-            "Stage II (%s, %s): %dx%d, %d latent frames, %d segments, %d steps, %d tokens a window, %.1f s",
-            self.kind,
-            self.options.context,
-            width,
-            height,
-            latents.shape[2],
-            len(segments),
-            len(self.sigmas) - 1,
-            window_tokens(segments, height, width),
-            seconds,
-        )
-
-    def _denoise(
-        self,
-        guider: Any,
-        segment: Segment,
-        window: torch.Tensor,
-        noise: torch.Tensor,
-        seed: int,
-        callback: Callable[..., None],
-    ) -> torch.Tensor:
+    def denoise(self, segment: Segment, window: torch.Tensor) -> torch.Tensor:
+        """Return a window ``[1, 48, W, h, w]`` with its noisy frames made."""
         height, width = window.shape[-2:]
         # A clean frame's reference channels hold its own latent: exactly what the window holds.
-        concat = window.clone() if self.kind == "concat" else None
-        view = self.options.view(segment, *pixel_size(window))
-        host.aim_guider(guider, prompt_range.guider_for(self.guider, segment), view, concat)
-        result = host.sample(
-            guider,
-            noise,
+        concat = window.clone() if self.settings.kind == "concat" else None
+        view = self.settings.view(segment, *pixel_size(window))
+        aim_guider(self.guider, guider_for_segment(self.sampling.guider, segment), view, concat)
+        count = self.clip.latents.shape[2]
+        part = segment.noisy[0] / count, (segment.noisy[-1] + 1) / count
+        result = sample(
+            self.guider,
+            take_window(self.clip.noise, segment),
             window,
-            self.sampler,
-            self.sigmas,
+            self.sampling.sampler,
+            self.sampling.sigmas,
             mask=clean_mask(len(segment.window), segment.clean, height, width),
-            callback=callback,
+            callback=self.progress.callback(self.steps_before(segment), segment.clean, part),
             # Samplers that add noise of their own must not repeat it in every segment.
-            seed=seed,
+            seed=clip_seed(self.clip.seed, segment.index),
         )
-        checks.finite_segment(result, segment)
+        _check_finite(result, segment)
         # The window's noisy frames came from z_ref: the same frames of the clip, before Stage II.
-        return match_statistics(result, window, self.drift_control)
+        return match_statistics(result, window, self.settings.drift_control)
+
+    def steps_before(self, segment: Segment) -> int:
+        """Return the steps of the run that end before a segment begins."""
+        return self.before + self.sampling.steps * segment.index
+
+
+def redraw(
+    z_ref: dict[str, Any],
+    latents: torch.Tensor,
+    segments: list[Segment],
+    sampling: Sampling,
+    settings: WindowSettings,
+    *,
+    keyframes: torch.Tensor | None = None,
+    start: int = 0,
+    end: int | None = None,
+    resume_name: str = "",
+    resume_files: str = KEEP,
+) -> torch.Tensor:
+    """Generate ``segments[start:end]`` of a plan.
+
+    Parameters
+    ----------
+    z_ref
+        The LATENT of the reference, for its ``batch_index``.
+    latents
+        Working latents ``[B, 48, T, h, w]``, float32, changed in place: the reference, and finished
+        frames before ``start``.
+    segments
+        The plan of T latent frames and of the keyframes.
+    sampling, settings
+        See there.
+    keyframes
+        Clean latent frames ``[1, 48, K, h, w]`` that the plan numbers after the clip, or None.
+    start, end
+        The part of the plan to make.
+    resume_name, resume_files
+        See `resume.open_resume`.
+
+    Returns
+    -------
+    Tensor
+        The clips.
+
+    Raises
+    ------
+    ValueError
+        If a segment comes out as NaN, or if saved segments cannot be written.
+    RuntimeError
+        If memory runs out, see `explain_out_of_memory`.
+    """
+    begin, made = time.monotonic(), segments[:end]
+    need = _window_need(latents, segments, sampling.guider, settings)
+    with explain_out_of_memory(need, sampling.guider.model_patcher.load_device):
+        clips = list(_read_clips(z_ref, latents, sampling.noise))
+        determining = _determining(clips, segments, start, sampling, settings, keyframes)
+        resume = open_resume(resume_name, resume_files, sampling.guider, determining)
+        firsts = resume.restore([clip.latents for clip in clips], made, start)
+        guider = window_guider(sampling.guider)
+        steps = sampling.steps * (len(made) - start)
+        with SamplingProgress(guider.model_patcher, steps * len(clips)) as progress:
+            # One clip after the other: a window takes the memory of one, and samplers that draw noise of
+            # their own draw for every clip what they would draw for it alone.
+            for clip, first in zip(clips, firsts, strict=True):
+                before = steps * clip.place - sampling.steps * start
+                denoiser = WindowDenoiser(sampling, settings, guider, clip, progress, before)
+                if first > start:
+                    progress.finish(before + sampling.steps * first)
+                _redraw_clip(denoiser, made, first, keyframes, resume)
+        if len(made) == len(segments):
+            resume.finish()
+        finished = torch.cat([clip.latents for clip in clips])
+        _log(finished, made[start:], sampling.steps, settings, time.monotonic() - begin)
+        return to_storage(finished)
+
+
+def _redraw_clip(
+    denoiser: WindowDenoiser,
+    segments: list[Segment],
+    first: int,
+    keyframes: torch.Tensor | None,
+    resume: Resume,
+) -> None:
+    """Make the segments of one clip from ``first`` on, in place."""
+    clip, working = denoiser.clip, denoiser.clip.latents
+    if keyframes is not None:
+        working = append_frames(clip.latents, keyframes)
+        noise = append_zero_noise(clip.noise, keyframes)
+        denoiser = replace(denoiser, clip=replace(clip, noise=noise))
+    for segment in run_segments(working, segments, denoiser.denoise, start=first):
+        resume.save(clip.place, segment, working)
+        denoiser.progress.finish(denoiser.steps_before(segment) + denoiser.sampling.steps)
+        logger.debug("Segment %d of %d is done", segment.index + 1, len(segments))
+    if keyframes is not None:
+        clip.latents.copy_(working[:, :, : clip.latents.shape[2]])
+
+
+def _read_clips(z_ref: dict[str, Any], latents: torch.Tensor, noise: Any) -> Iterator[Clip]:
+    # Noise has the dtype of its latent; half precision would round it.
+    drawn = noise.generate_noise({**z_ref, "samples": latents})
+    check_noise(drawn, latents)
+    # A clip picked from a batch keeps its number, and so its seed.
+    numbers = z_ref.get("batch_index") or range(len(latents))
+    for place, number in enumerate(numbers):
+        part = slice(place, place + 1)
+        yield Clip(place, clip_seed(noise.seed, number), latents[part], drawn[part])
+
+
+def _determining(
+    clips: list[Clip],
+    segments: list[Segment],
+    start: int,
+    sampling: Sampling,
+    settings: WindowSettings,
+    keyframes: torch.Tensor | None,
+) -> dict[str, Any]:
+    """Return all that determines a run's bits beside the GUIDER, by the user's word for it."""
+    given = segments[start].noisy[0]
+    return {
+        "reference": [(clip.latents[:, :, :1], clip.latents[:, :, given:]) for clip in clips],
+        "frames before start_segment": [clip.latents[:, :, 1:given] for clip in clips],
+        "keyframes": keyframes,
+        "noise or seed": [(clip.seed, clip.noise) for clip in clips],
+        "sampler": sampling.sampler,
+        "sigmas": sampling.sigmas,
+        "segments": [replace(settings, drift_control=0.0), segments],
+        "drift control": settings.drift_control,
+    }
+
+
+def _check_finite(result: torch.Tensor, segment: Segment) -> None:
+    """Raise ValueError if a segment came out as NaN, before later segments build on it."""
+    if not torch.isfinite(result[:, :, segment.clean :]).all():
+        raise ValueError(
+            f"Segment {segment.index} (latent frames {segment.noisy[0]} to {segment.noisy[-1]}) came "
+            "out as NaN; usual causes are a patched attention or fp16 weights that overflow, so try "
+            "without attention patches or with bf16 weights."
+        )
+
+
+def _window_need(
+    latents: torch.Tensor, segments: list[Segment], guider: Any, settings: WindowSettings
+) -> MemoryNeed:
+    """Return the memory that the longest window takes, and settings that take less."""
+    size = pixel_size(latents)
+    segment = max(segments, key=lambda segment: len(segment.window))
+    frames, noisy = len(segment.window), min(settings.segment_frames, segments[-1].noisy[-1])
+
+    def needed(width: int, height: int, count: int, context: str = settings.context) -> float:
+        view = replace(settings, context=context).view(segment, width, height)
+        return window_bytes(guider, view, count, width, height)
+
+    def smaller() -> Iterator[Advice]:
+        if settings.context == "read-only":
+            yield "choose bidirectional context", needed(*size, frames, "bidirectional")
+        # All windows are as long as the longest: the last one gets more neighbors.
+        for fewer in range(noisy - 1, 0, -1):
+            yield f"the nearest segment_frames that fits is {fewer}", needed(*size, frames - noisy + fewer)
+        for fewer in range(settings.neighbors - 1, -1, -1):
+            left = frames - noisy + 1 - settings.neighbors + fewer
+            yield f"set segment_frames to 1 and neighbors to {fewer}", needed(*size, left)
+        yield from smaller_sizes(*size, lambda width, height: needed(width, height, frames))
+
+    what = f"A window of {frames} latent frames at {size[0]}x{size[1]}"
+    return MemoryNeed(what, needed(*size, frames), smaller)
+
+
+def _log(
+    latents: torch.Tensor, segments: list[Segment], steps: int, settings: WindowSettings, seconds: float
+) -> None:
+    width, height = pixel_size(latents)
+    logger.info(
+        "Stage II (%s, %s): %dx%d, %d latent frames, %d segments, %d steps, %d tokens a window, %.1f s",
+        settings.kind,
+        settings.context,
+        width,
+        height,
+        latents.shape[2],
+        len(segments),
+        steps,
+        window_tokens(segments, height, width),
+        seconds,
+    )

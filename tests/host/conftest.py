@@ -6,7 +6,9 @@ import asyncio
 import copy
 import inspect
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,8 +20,17 @@ TINY = ROOT / "tests" / "assets" / "tiny"
 HOST = Path(os.environ["COMFYUI_PATH"]) if "COMFYUI_PATH" in os.environ else None
 
 
+BASE = Path(tempfile.mkdtemp(prefix="swifti2v-tests-"))
+"""ComfyUI's base folder while the tests run."""
+
+
+def pytest_addoption(parser):
+    parser.addoption("--freeze", action="store_true", help="write the digests of this machine's results")
+    parser.addoption("--freeze-portable", action="store_true", help="write the values of results")
+
+
 def pytest_configure():
-    """Boot the host before any test module imports it."""
+    """Boot the host and load the pack before any test module imports them."""
     # Tensors are tiny: threads would spend their time waiting for each other, most of all on busy machines.
     torch.set_num_threads(1)
     if HOST is None:
@@ -34,52 +45,66 @@ def pytest_configure():
     import comfy.cli_args
 
     sys.argv = arguments
+    _fill_workspace()
+    _load_pack()
 
 
-@pytest.fixture(scope="session")
-def workspace(tmp_path_factory):
-    """Folders as a user has them: models, input, output, and the pack in custom_nodes."""
+def pytest_unconfigure():
+    shutil.rmtree(BASE, ignore_errors=True)
+
+
+def _fill_workspace():
+    """Make the folders that a user has: models, input, output, and the pack in custom_nodes."""
     import folder_paths
 
-    base = tmp_path_factory.mktemp("comfy")
     for folder in ("output", "temp", "input", "custom_nodes"):
-        (base / folder).mkdir()
-    folder_paths.set_output_directory(str(base / "output"))
-    folder_paths.set_temp_directory(str(base / "temp"))
-    folder_paths.set_input_directory(str(base / "input"))
+        (BASE / folder).mkdir()
+    folder_paths.set_output_directory(str(BASE / "output"))
+    folder_paths.set_temp_directory(str(BASE / "temp"))
+    folder_paths.set_input_directory(str(BASE / "input"))
     for folder in ("diffusion_models", "loras", "vae"):
-        (base / "models" / folder).mkdir(parents=True)
-        folder_paths.add_model_folder_path(folder, str(base / "models" / folder), is_default=True)
-    for name in ("tiny_stage1_motion", "tiny_stage2_detail"):
-        (base / "models" / "diffusion_models" / f"{name}.safetensors").symlink_to(
-            TINY / f"{name}.safetensors"
-        )
-    (base / "models" / "vae" / "tiny_vae48.safetensors").symlink_to(TINY / "tiny_vae48.safetensors")
-    return base
+        (BASE / "models" / folder).mkdir(parents=True)
+        folder_paths.add_model_folder_path(folder, str(BASE / "models" / folder), is_default=True)
+    for folder, name in (
+        ("diffusion_models", "tiny_stage1_motion"),
+        ("diffusion_models", "tiny_stage2_detail"),
+        ("vae", "tiny_vae48"),
+    ):
+        file = f"{name}.safetensors"
+        (BASE / "models" / folder / file).symlink_to(TINY / file)
 
 
-@pytest.fixture(scope="session")
-def pack(workspace):
-    """The loaded pack: ``pack.nodes`` by node id and the modules ``pack.host``, ``pack.core``, …."""
+def _load_pack():
+    """Load the pack as ComfyUI does, and make its modules importable as ``swifti2v.…``."""
     import nodes as host_nodes
 
-    path = workspace / "custom_nodes" / "swifti2v"
+    path = BASE / "custom_nodes" / "swifti2v"
     path.symlink_to(ROOT, target_is_directory=True)
     assert asyncio.run(host_nodes.load_custom_node(str(path)))
     name = str(path).replace(".", "_x_")
-    modules = {
-        key[len(name) + 1 :]: module for key, module in sys.modules.items() if key.startswith(f"{name}.")
-    }
+    for key, module in list(sys.modules.items()):
+        if key == name or key.startswith(f"{name}."):
+            sys.modules[f"swifti2v{key[len(name) :]}"] = module
+
+
+@pytest.fixture(scope="session")
+def workspace():
+    """ComfyUI's base folder."""
+    return BASE
+
+
+@pytest.fixture(scope="session")
+def pack():
+    """The loaded pack: ``pack.nodes`` by node id, ``pack.modules`` by name inside the pack."""
+    import nodes as host_nodes
+
     return SimpleNamespace(
         nodes={k: v for k, v in host_nodes.NODE_CLASS_MAPPINGS.items() if k.startswith("SwiftI2V_")},
-        host=modules["nodes.comfyui.host"],
-        identity=modules["nodes.comfyui.model_identity"],
-        autoencoder=modules["nodes.pipeline.autoencoder"],
-        checks=modules["nodes.checks"],
-        segment_sampling=modules["nodes.pipeline.stage_two"],
-        video_file=modules["nodes.pipeline.video_file"],
-        windows=modules["nodes.comfyui.window_model"],
-        modules=modules,
+        modules={
+            key.removeprefix("swifti2v."): module
+            for key, module in sys.modules.items()
+            if key.startswith("swifti2v.")
+        },
     )
 
 
@@ -158,7 +183,9 @@ def experts(pack):
             operations=comfy.ops.manual_cast,
         )
         model = comfy.sd.load_diffusion_model_state_dict(random_state(network, seed))
-        return pack.host.with_shift(model, 5.0)
+        from swifti2v.nodes.comfyui.models import with_shift
+
+        return with_shift(model, 5.0)
 
     return make(0), make(1)
 

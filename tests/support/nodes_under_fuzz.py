@@ -15,6 +15,7 @@ import comfy.model_management
 import torch
 from bad_values import ANYTHING, WAYS
 from comfy_api.latest import io
+from swifti2v.nodes import load_models
 
 WIDGETS = (io.Int.Input, io.Float.Input, io.Boolean.Input, io.Combo.Input, io.String.Input)
 
@@ -34,9 +35,9 @@ class Bench:
         self.pack, self._kinds = pack, kinds
         self._loads = 0
         load = comfy.model_management.load_models_gpu
-        file = pack.modules["nodes.comfyui.model_files"].load_model
+        file = load_models.load_model
         monkeypatch.setattr(comfy.model_management, "load_models_gpu", self._counted(load))
-        monkeypatch.setattr(pack.modules["nodes.comfyui.model_files"], "load_model", self._counted(file))
+        monkeypatch.setattr(load_models, "load_model", self._counted(file))
 
     def _counted(self, function):
         def counted(*args, **kwargs):

@@ -17,6 +17,11 @@ import torch
 from comfy.ldm.wan.model import WanModel
 from comfy.ldm.wan.vae import WanVAE
 from safetensors.torch import save_file
+from swifti2v.nodes import load_models
+from swifti2v.nodes.checks import compiler
+from swifti2v.nodes.comfyui import memory
+from swifti2v.nodes.pipeline import encode as encoding
+from swifti2v.swifti2v_core.vae import strips
 from torch.torch_version import TorchVersion
 
 SIZED = ("SwiftI2V_MotionSampler", "SwiftI2V_CameraMotion", "SwiftI2V_AnchorEncode")
@@ -152,10 +157,12 @@ def guard(pack, monkeypatch):
         raise AssertionError("model work")
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", refuse)
-    monkeypatch.setattr(pack.modules["nodes.comfyui.model_files"], "load_model", refuse)
-    monkeypatch.setattr(pack.host, "sample", refuse)
-    for name in ("encode", "encode_reference", "decode_bytes", "decode_images"):
-        monkeypatch.setattr(pack.autoencoder, name, refuse)
+    monkeypatch.setattr(load_models, "load_model", refuse)
+    monkeypatch.setattr(comfy.samplers.CFGGuider, "sample", refuse)
+    monkeypatch.setattr(comfy.sd.VAE, "encode", refuse)
+    monkeypatch.setattr(comfy.sd.VAE, "decode", refuse)
+    monkeypatch.setattr(strips.StripEncoder, "encode", refuse)
+    monkeypatch.setattr(strips.StripDecoder, "decode", refuse)
 
 
 @pytest.fixture
@@ -740,9 +747,9 @@ def test_wrong_kind(refused, kit, node_id, socket):
 @pytest.mark.parametrize("given", [1, 5, 9, 10, 33])
 def test_motion_clip_of_another_length(pack, run, kit, caplog, monkeypatch, given):
     encoded = []
-    encode = pack.autoencoder.encode
+    encode = encoding.encode_frames
     monkeypatch.setattr(
-        pack.autoencoder, "encode", lambda vae, x: (encoded.append(x.clone()), encode(vae, x))[1]
+        encoding, "encode_frames", lambda vae, x: (encoded.append(x.clone()), encode(vae, x))[1]
     )
     clip = torch.linspace(0, 1, given)[:, None, None, None].expand(given, 96, 128, 3)
     with caplog.at_level(logging.INFO, logger="SwiftI2V"):
@@ -917,13 +924,12 @@ def test_an_old_pytorch_is_said_before_loading(pack, refused, monkeypatch, node_
 )
 def test_what_is_enough_to_compile(pack, monkeypatch, device, triton, compilers, platform):
     facts(pack, monkeypatch, device, triton, compilers, platform)
-    pack.checks.can_compile(pack.host.device_type())
+    compiler.check_can_compile(memory.device_type())
 
 
 def facts(pack, monkeypatch, device, triton, compilers, platform):
     """Another machine: its device, whether Triton is installed, its compilers and system."""
     monkeypatch.setattr(comfy.model_management, "get_torch_device", lambda: torch.device(device))
-    compiler = pack.modules["nodes.checks.compiler"]
     monkeypatch.setattr(compiler, "find_spec", lambda name: triton or None)
     monkeypatch.setattr(compiler.shutil, "which", lambda name: name if name in compilers else None)
     monkeypatch.setattr(compiler.sys, "platform", platform)

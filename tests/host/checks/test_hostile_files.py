@@ -17,6 +17,8 @@ import comfy.sd
 import pytest
 import torch
 from safetensors.torch import save_file
+from swifti2v.nodes.checks import file_names
+from swifti2v.swifti2v_core.resume import saved_segments
 
 LOADERS = {
     "SwiftI2V_LoadStageI": ("high_noise_model", "high_noise_lora"),
@@ -233,7 +235,7 @@ def prefix(pack, workspace, monkeypatch):
     import folder_paths
 
     def check(text):
-        pack.checks.filename_prefix(text)
+        file_names.check_filename_prefix(text)
         output = Path(folder_paths.get_output_directory())
         folder, name, *_ = folder_paths.get_save_image_path(text, str(output), 32, 32)
         path = Path(folder) / f"{name}_00001_.webm.part"
@@ -304,7 +306,7 @@ def test_prefixes_that_are_refused(pack, workspace, tmp_path, text, words):
         if not words:  # after its link, ".." leads elsewhere than in the text
             words = ("leaves ComfyUI's output folder",)
         with pytest.raises(ValueError) as error:
-            pack.checks.filename_prefix(text)
+            file_names.check_filename_prefix(text)
     finally:
         (output / "link").unlink()
         (output / "file").unlink()
@@ -317,16 +319,16 @@ def test_prefixes_that_are_refused(pack, workspace, tmp_path, text, words):
     "text", ["C:\\x", "C:x", "con", "a/NUL", "aux.txt/x", "com1", "a:b", "what?", 'a"b', "a|b"]
 )
 def test_names_that_windows_keeps(pack, monkeypatch, text):
-    monkeypatch.setattr(pack.modules["nodes.checks.file_names"].sys, "platform", "win32")
+    monkeypatch.setattr(file_names.sys, "platform", "win32")
     with pytest.raises(ValueError, match="Windows keeps for itself; the nearest valid value is"):
-        pack.checks.filename_prefix(text)
-    pack.checks.filename_prefix("console/auxiliary.com")
+        file_names.check_filename_prefix(text)
+    file_names.check_filename_prefix("console/auxiliary.com")
 
 
 def test_a_folder_that_may_not_be_written(pack, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(ValueError, match="its folder is not writable; choose another one"):
-        pack.checks.filename_prefix("clip")
+        file_names.check_filename_prefix("clip")
 
 
 # --- Workflows through ComfyUI's own validation --------------------------------------------------------
@@ -415,7 +417,7 @@ NO_FOLDERS = (
 @pytest.mark.parametrize("name", NO_FOLDERS, ids=range(len(NO_FOLDERS)))
 def test_the_name_of_a_checkpoint_is_no_path(pack, name):
     with pytest.raises(ValueError, match=r"^checkpoint is .* the nearest valid value is .*[.]$") as error:
-        pack.modules["nodes.pipeline.resume"].CheckpointChoice(name)
+        saved_segments.check_name(name)
     assert len(str(error.value)) < 400
 
 
@@ -448,7 +450,7 @@ PLANTED = {
 
 @pytest.mark.parametrize("what", PLANTED)
 def test_a_checkpoint_from_a_stranger_counts_as_none(pack, tmp_path, caplog, what):
-    module, frames = pack.modules["swifti2v_core.resume.saved_segments"], torch.ones(1, 48, 1, 2, 2)
+    module, frames = saved_segments, torch.ones(1, 48, 1, 2, 2)
     held = module.SavedSegments(tmp_path, "clip", {"seed": "1"})
     held.save(0, 0, frames)
     assert torch.equal(held.load(0, 0, frames.shape), frames)

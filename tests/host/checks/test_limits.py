@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from swifti2v.nodes.checks import numbers
+from swifti2v.nodes.comfyui import memory
 
 CAMERA = {"image": torch.rand(1, 32, 32, 3), "width": 32, "height": 32, "frames": 5}
 
@@ -31,9 +33,8 @@ def said(run, node_id, **inputs):
             "frames is True, but must be a whole number from 5 to 4001; the nearest valid value is 81.",
         ),
         (
-            {"seed": -(10**5000)},
-            "seed is a number of about 5000 digits, but must be from 0 to "
-            "18446744073709551615; the nearest valid value is 0.",
+            {"seed": -1},
+            "seed is -1, but must be from 0 to 18446744073709551615; the nearest valid value is 0.",
         ),
         (
             {"zoom": math.nan},
@@ -73,8 +74,6 @@ def test_switches_and_texts(run, stage_two, z_ref):
     assert said(run, "SwiftI2V_AnchorEncode", **options, color_match=1).startswith(
         "color_match is 1, but must be True or False; the nearest valid value is False."
     )
-    long = said(run, "SwiftI2V_SegmentSampler", model=stage_two, z_ref=z_ref, timesteps="," * 10**6)
-    assert long == "timesteps has 1000000 characters, but must have at most 10000; shorten it."
     many = ", ".join(str(1000 - step / 2) for step in range(1001))
     sentence = said(run, "SwiftI2V_SegmentSampler", model=stage_two, z_ref=z_ref, timesteps=many)
     assert sentence.startswith('timesteps is "1000.0, 999.5, 999.0,')
@@ -84,7 +83,7 @@ def test_switches_and_texts(run, stage_two, z_ref):
 @pytest.fixture
 def small_machine(pack, monkeypatch):
     """A machine of 1 GiB."""
-    monkeypatch.setattr(pack.modules["nodes.comfyui.memory"], "total_memory", lambda device: 2**30)
+    monkeypatch.setattr(memory, "total_bytes", lambda device: 2**30)
 
 
 @pytest.mark.parametrize(
@@ -103,12 +102,12 @@ def test_clips_that_no_memory_holds(run, small_machine, size, takes, nearest):
 
 
 def test_the_nearest_that_fits_does_fit(pack, small_machine):
-    pack.checks.frames_fit_memory(1, 397, 640, 352)
+    numbers.check_frames_fit_memory(1, 397, 640, 352)
     with pytest.raises(ValueError, match="Frames of 640x352, 401 of them, take"):
-        pack.checks.frames_fit_memory(1, 401, 640, 352)
-    pack.checks.frames_fit_memory(1, 4001, 128, 128)
+        numbers.check_frames_fit_memory(1, 401, 640, 352)
+    numbers.check_frames_fit_memory(1, 4001, 128, 128)
     with pytest.raises(ValueError, match="Frames of 160x160, 4001 of them"):
-        pack.checks.frames_fit_memory(1, 4001, 160, 160)
+        numbers.check_frames_fit_memory(1, 4001, 160, 160)
 
 
 def test_an_expanded_latent_is_as_large_as_its_shape(run, small_machine, vae):

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from nodes_under_fuzz import Bench, forget_files
 from safetensors.torch import save_file
+from swifti2v.nodes.comfyui import memory, models
 
 NODES = (
     "SwiftI2V_LoadStageI",
@@ -72,7 +73,7 @@ def bench(pack, workspace, vae, streaming_vae):
         save_file(small_weights(channels), path)
     save_file({"blocks.0.self_attn.q.diff": torch.zeros(128, 128)}, files[-1])
     plain, concat = (comfy.sd.load_diffusion_model_state_dict(small_weights(n)) for n in (48, 96))
-    plain, concat = pack.host.with_shift(plain, 5.0), pack.host.with_shift(concat, 5.0)
+    plain, concat = models.with_shift(plain, 5.0), models.with_shift(concat, 5.0)
     generator = torch.Generator().manual_seed(0)
     text = [[torch.randn(1, 4, 4096, generator=generator), {}]]
     guider = comfy.samplers.CFGGuider(concat)
@@ -109,7 +110,7 @@ def bench(pack, workspace, vae, streaming_vae):
     }
     with pytest.MonkeyPatch.context() as patch:
         # A small machine: what is too large for it ends quickly.
-        patch.setattr(pack.modules["nodes.comfyui.memory"], "total_memory", lambda device: 2**30)
+        patch.setattr(memory, "total_bytes", lambda device: 2**30)
         yield Bench(pack, kinds, patch)
     for path in files:
         path.unlink()

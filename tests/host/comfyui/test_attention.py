@@ -7,6 +7,9 @@ import pytest
 import torch
 from comfy.ldm.modules.attention import attention_pytorch, attention_split
 from comfy.ldm.wan.model import WanModel
+from swifti2v.nodes.comfyui import attention, compiled_model, models, sampling
+from swifti2v.nodes.pipeline import stage_one as motion_making
+from swifti2v.swifti2v_core.attention import read_only
 
 import nodes as host_nodes
 
@@ -14,22 +17,17 @@ PARTS = 2, 3, 10, 8
 """Batch, heads, tokens, channels of a head."""
 
 
-@pytest.fixture(scope="module")
-def attention(pack):
-    return pack.modules["nodes.comfyui.attention"]
-
-
 @pytest.fixture
-def chosen(attention, monkeypatch):
+def chosen(monkeypatch):
     """Make every attention one whose kernel we choose; holds the choices made."""
-    calls, attend = [], attention.backend.attend_cudnn_first
+    calls, attend = [], attention.kernels.attend_cudnn_first
 
     def spy(query, *args, **kwargs):
         calls.append(query.shape)
         return attend(query, *args, **kwargs)
 
-    monkeypatch.setattr(attention.backend, "prefers_cudnn", lambda *facts: True)
-    monkeypatch.setattr(attention.backend, "attend_cudnn_first", spy)
+    monkeypatch.setattr(attention.kernels, "prefers_cudnn", lambda *facts: True)
+    monkeypatch.setattr(attention.kernels, "attend_cudnn_first", spy)
     return calls
 
 
@@ -54,7 +52,7 @@ def tiny(pack):
     )
     generator = torch.Generator().manual_seed(0)
     state = {k: torch.randn(v.shape, generator=generator) * 0.08 for k, v in network.state_dict().items()}
-    return pack.host.with_shift(comfy.sd.load_diffusion_model_state_dict(state), 5.0)
+    return models.with_shift(comfy.sd.load_diffusion_model_state_dict(state), 5.0)
 
 
 def random_parts(heads_in):
@@ -63,9 +61,9 @@ def random_parts(heads_in):
     return parts if heads_in else [part.transpose(1, 2).flatten(2) for part in parts]
 
 
-def options_with(pack, attention, users=None):
+def options_with(pack, users=None):
     options = {} if users is None else {attention.OVERRIDE: users}
-    attention.install(options, pack.host.PLAIN_ATTENTION)
+    attention.install(options)
     return options
 
 
@@ -74,10 +72,10 @@ def options_with(pack, attention, users=None):
 
 @pytest.mark.parametrize("heads_in", [False, True])
 @pytest.mark.parametrize("heads_out", [False, True])
-def test_every_layout_is_the_hosts_attention(pack, attention, chosen, heads_in, heads_out):
+def test_every_layout_is_the_hosts_attention(pack, chosen, heads_in, heads_out):
     parts = random_parts(heads_in)
     layout = {"skip_reshape": heads_in, "skip_output_reshape": heads_out}
-    options = options_with(pack, attention)
+    options = options_with(pack)
     ours = attention_pytorch(*parts, PARTS[1], **layout, transformer_options=options)
     theirs = attention_pytorch(*parts, PARTS[1], **layout)
     assert len(chosen) == 1
@@ -85,11 +83,11 @@ def test_every_layout_is_the_hosts_attention(pack, attention, chosen, heads_in, 
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 
-def test_the_decision_is_made_from_what_is_attended(pack, attention, monkeypatch):
+def test_the_decision_is_made_from_what_is_attended(pack, monkeypatch):
     facts = []
-    monkeypatch.setattr(attention.backend, "nvidia_capability", lambda device: (9, 0))
-    monkeypatch.setattr(attention.backend, "prefers_cudnn", lambda *given: facts.append(given))
-    options = options_with(pack, attention)
+    monkeypatch.setattr(attention.kernels, "nvidia_capability", lambda device: (9, 0))
+    monkeypatch.setattr(attention.kernels, "prefers_cudnn", lambda *given: facts.append(given))
+    options = options_with(pack)
     query, key, value = random_parts(True)
     given = (query[:, :, :4], key, value)
     attention_pytorch(*given, PARTS[1], skip_reshape=True, transformer_options=options)
@@ -108,8 +106,8 @@ def test_the_decision_is_made_from_what_is_attended(pack, attention, monkeypatch
     ],
     ids=lambda asked: next(iter(asked)),
 )
-def test_what_we_do_not_know_is_left_to_the_host(pack, attention, chosen, asked):
-    parts, options = random_parts(True), options_with(pack, attention)
+def test_what_we_do_not_know_is_left_to_the_host(pack, chosen, asked):
+    parts, options = random_parts(True), options_with(pack)
     given = {"skip_reshape": True, **asked}
     ours = attention_pytorch(*parts, PARTS[1], **given, transformer_options=options)
     assert torch.equal(ours, attention_pytorch(*parts, PARTS[1], **given))
@@ -119,9 +117,9 @@ def test_what_we_do_not_know_is_left_to_the_host(pack, attention, chosen, asked)
     assert chosen == []
 
 
-def test_another_attention_of_the_host_is_left_alone(pack, attention, chosen):
+def test_another_attention_of_the_host_is_left_alone(pack, chosen):
     """As with --use-sage-attention: the user has chosen."""
-    parts, options = random_parts(False), options_with(pack, attention)
+    parts, options = random_parts(False), options_with(pack)
     ours = attention_split(*parts, PARTS[1], transformer_options=options)
     assert torch.equal(ours, attention_split(*parts, PARTS[1]))
     assert chosen == []
@@ -149,15 +147,15 @@ def test_the_users_override_decides(run, stage_two, z_ref, plain_attention, chos
     assert (with_user - without).abs().max() <= 1e-5
 
 
-def test_the_users_override_decides_in_stage_one(pack, attention, stage_one, text):
+def test_the_users_override_decides_in_stage_one(pack, stage_one, text):
     def users(attend, *args, **kwargs):
         return attend(*args, **kwargs)
 
     model = stage_one.clone()
     model.model_options["transformer_options"][attention.OVERRIDE] = users
-    options = pack.host.motion_guider(model, *text, 1.0).model_options["transformer_options"]
+    options = sampling.motion_guider(model, *text, 1.0).model_options["transformer_options"]
     assert options[attention.OVERRIDE] is attention.override
-    assert options[attention.BELOW].users is users
+    assert options[attention.USERS_OVERRIDE_OPTION] is users
     assert model.model_options["transformer_options"] == {attention.OVERRIDE: users}
 
 
@@ -168,7 +166,7 @@ def test_stage_one_samples_with_the_chosen_kernel(
     given |= {"width": 64, "height": 32, "frames": 5}
     ours = run("SwiftI2V_MotionSampler", **given)[1]["samples"]
     assert chosen
-    monkeypatch.setattr(pack.host, "motion_guider", pack.host.cfg_guider)
+    monkeypatch.setattr(motion_making, "motion_guider", sampling.cfg_guider)
     theirs = run("SwiftI2V_MotionSampler", **given)[1]["samples"]
     assert (ours - theirs).abs().max() <= 1e-5
 
@@ -178,15 +176,15 @@ def test_stage_one_samples_with_the_chosen_kernel(
 
 @pytest.mark.parametrize("heads_in", [False, True])
 @pytest.mark.parametrize("heads_out", [False, True])
-def test_read_only_works_for_any_head_layout(pack, attention, heads_in, heads_out):
+def test_read_only_works_for_any_head_layout(pack, heads_in, heads_out):
     """``[B, L, H * D]`` and ``[B, H, L, D]`` at both ends of the host's attention."""
     parts = random_parts(heads_in)
     mask = torch.ones(10, 10, dtype=torch.bool)
     mask[:4, 4:] = False
     expected = torch.nn.functional.scaled_dot_product_attention(*random_parts(True), attn_mask=mask)
-    context = pack.modules["swifti2v_core.attention.read_only"].ReadOnlyContext(4)
-    options = options_with(pack, attention)
-    options[attention.READ_ONLY] = attention.ReadOnlyForward(context, "a", noisy_alone=False)
+    context = read_only.ReadOnlyContext(4)
+    options = options_with(pack)
+    options[attention.READ_ONLY_OPTION] = attention.ReadOnlyForward(context, "a", noisy_alone=False)
     layout = {"skip_reshape": heads_in, "skip_output_reshape": heads_out}
     result = attention_pytorch(*parts, PARTS[1], **layout, transformer_options=options | {"block_index": 0})
     expected = expected if heads_out else expected.transpose(1, 2).flatten(2)
@@ -208,13 +206,13 @@ def whole(pack, model):
 
 
 def blocks(pack, model):
-    return pack.host.with_compiled_blocks(model)
+    return compiled_model.with_compiled_blocks(model)
 
 
 @pytest.fixture
 def eager(pack, monkeypatch, plain_attention):
     """Compile without a compiler: what PyTorch remembers of a first run is the same."""
-    monkeypatch.setattr(pack.host, "COMPILER", "eager")
+    monkeypatch.setattr(compiled_model, "COMPILER", "eager")
     torch.compiler.reset()
     yield
     torch.compiler.reset()
@@ -251,8 +249,8 @@ def test_each_length_is_compiled_once(pack, run, tiny, make_latent, eager, monke
         graphs.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(pack.host, "COMPILER", counting)
-    compiled = pack.host.with_compiled_blocks(tiny)
+    monkeypatch.setattr(compiled_model, "COMPILER", counting)
+    compiled = compiled_model.with_compiled_blocks(tiny)
     counts = []
     for segments in (2, 5):  # windows of 4 and 5 latent frames
         latent = make_latent(1 + 3 * segments, 4, 4)
@@ -263,7 +261,7 @@ def test_each_length_is_compiled_once(pack, run, tiny, make_latent, eager, monke
 
 
 def test_more_lengths_than_pytorch_allows_are_all_compiled(pack, run, tiny, make_latent, eager):
-    compiled = pack.host.with_compiled_blocks(tiny)
+    compiled = compiled_model.with_compiled_blocks(tiny)
     counters = torch._dynamo.utils.counters["stats"]
     counts = [counters["unique_graphs"]]
     with torch._dynamo.config.patch(recompile_limit=1):

@@ -9,6 +9,8 @@ import pytest
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy.ldm.wan.model import WanModel
+from swifti2v.nodes.comfyui import attention, compiled_model, models, sampling
+from swifti2v.swifti2v_core.attention import temporal_windows
 
 import nodes as host_nodes
 
@@ -18,13 +20,8 @@ FRAME_TOKENS = 4
 
 
 @pytest.fixture(scope="module")
-def attention(pack):
-    return pack.modules["nodes.comfyui.attention"]
-
-
-@pytest.fixture(scope="module")
 def core(pack):
-    return pack.modules["swifti2v_core.attention.temporal_windows"]
+    return temporal_windows
 
 
 def random_model(pack, blocks):
@@ -41,7 +38,7 @@ def random_model(pack, blocks):
     )
     generator = torch.Generator().manual_seed(0)
     state = {k: torch.randn(v.shape, generator=generator) * 0.08 for k, v in network.state_dict().items()}
-    return pack.host.with_shift(comfy.sd.load_diffusion_model_state_dict(state), 5.0)
+    return models.with_shift(comfy.sd.load_diffusion_model_state_dict(state), 5.0)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +82,7 @@ def masked_by_hand(core, frames, window_frames):
     return override
 
 
-def with_override(attention, model, override):
+def with_override(model, override):
     clone = model.clone()
     clone.model_options["transformer_options"][attention.OVERRIDE] = override
     return clone
@@ -97,12 +94,12 @@ def with_override(attention, model, override):
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 @pytest.mark.parametrize(("frames", "window_frames"), [(7, 4), (8, 4), (5, 2)])
 def test_a_sampling_is_the_hosts_with_a_block_mask(
-    attention, core, tiny, text, make_latent, windowed, cfg, frames, window_frames
+    core, tiny, text, make_latent, windowed, cfg, frames, window_frames
 ):
     latent = make_latent(frames, 4, 4, batch=2)
     ours = refined(windowed(tiny, window_frames), text, latent, cfg)
     by_hand = masked_by_hand(core, frames, window_frames)
-    theirs = refined(with_override(attention, tiny, by_hand), text, latent, cfg)
+    theirs = refined(with_override(tiny, by_hand), text, latent, cfg)
     assert (ours - theirs).abs().max() <= 1e-5
     assert (ours - refined(tiny, text, latent, cfg)).abs().max() > 1e-3
 
@@ -118,15 +115,16 @@ def test_one_window_is_the_unpatched_model(stage_one, text, make_latent, windowe
 @pytest.mark.parametrize("heads_in", [False, True])
 @pytest.mark.parametrize("heads_out", [False, True])
 @pytest.mark.parametrize("block", [0, 1])
-def test_every_layout_is_masked_attention(pack, attention, core, heads_in, heads_out, block):
+def test_every_layout_is_masked_attention(pack, core, heads_in, heads_out, block):
     generator = torch.Generator().manual_seed(0)
     parts = [torch.randn(2, 3, 7 * FRAME_TOKENS, 8, generator=generator) for _ in range(3)]
     window = torch.tensor([i for i, w in enumerate(core.plan_windows(7, 4, block)) for _ in w])
     window = window.repeat_interleave(FRAME_TOKENS)
     mask = window[:, None] == window[None, :]
     expected = torch.nn.functional.scaled_dot_product_attention(*parts, attn_mask=mask)
-    options = {attention.TEMPORAL: attention.TemporalForward(4, 7, FRAME_TOKENS), "block_index": block}
-    attention.install(options, pack.host.PLAIN_ATTENTION)
+    forward = attention.TemporalForward(4, 7, FRAME_TOKENS)
+    options = {attention.TEMPORAL_OPTION: forward, "block_index": block}
+    attention.install(options)
     given = parts if heads_in else [part.transpose(1, 2).flatten(2) for part in parts]
     layout = {"skip_reshape": heads_in, "skip_output_reshape": heads_out}
     result = attention_pytorch(*given, 3, **layout, transformer_options=options)
@@ -161,7 +159,7 @@ def test_text_as_long_as_the_clip_is_not_mistaken_for_it(stage_one, make_latent,
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_the_users_override_runs_in_every_window(attention, tiny, text, make_latent, windowed, order):
+def test_the_users_override_runs_in_every_window(tiny, text, make_latent, windowed, order):
     seen = []
 
     def users(attend, query, key, value, *args, **kwargs):
@@ -170,9 +168,9 @@ def test_the_users_override_runs_in_every_window(attention, tiny, text, make_lat
 
     latent = make_latent(7, 4, 4)
     if order == "before":
-        model = windowed(with_override(attention, tiny, users), 4)
+        model = windowed(with_override(tiny, users), 4)
     else:
-        model = with_override(attention, windowed(tiny, 4), users)
+        model = with_override(windowed(tiny, 4), users)
     ours = refined(model, text, latent, steps=1)
     whole, texts = 7 * FRAME_TOKENS, 8
     assert seen == [
@@ -184,11 +182,11 @@ def test_the_users_override_runs_in_every_window(attention, tiny, text, make_lat
     assert (ours - refined(windowed(tiny, 4), text, latent, steps=1)).abs().max() > 1e-3
 
 
-def test_the_kernel_is_chosen_from_the_windows(attention, tiny, text, make_latent, windowed, monkeypatch):
+def test_the_kernel_is_chosen_from_the_windows(tiny, text, make_latent, windowed, monkeypatch):
     facts = []
     monkeypatch.setattr("comfy.ldm.wan.model.optimized_attention", attention_pytorch)
-    monkeypatch.setattr(attention.backend, "nvidia_capability", lambda device: (9, 0))
-    monkeypatch.setattr(attention.backend, "prefers_cudnn", lambda *given: facts.append(given[3:]))
+    monkeypatch.setattr(attention.kernels, "nvidia_capability", lambda device: (9, 0))
+    monkeypatch.setattr(attention.kernels, "prefers_cudnn", lambda *given: facts.append(given[3:]))
     refined(windowed(tiny, 4), text, make_latent(8, 4, 4), steps=1)
     window, half, whole = (n * FRAME_TOKENS for n in (4, 2, 8))
     texts = (whole, 8)
@@ -196,11 +194,11 @@ def test_the_kernel_is_chosen_from_the_windows(attention, tiny, text, make_laten
     assert facts == [(window, window), texts, (half, half), (window, window), (half, half), texts]
 
 
-def test_the_chosen_kernel_gives_the_same(attention, tiny, text, make_latent, windowed, monkeypatch):
+def test_the_chosen_kernel_gives_the_same(tiny, text, make_latent, windowed, monkeypatch):
     monkeypatch.setattr("comfy.ldm.wan.model.optimized_attention", attention_pytorch)
     model, latent = windowed(tiny, 4), make_latent(7, 4, 4)
     expected = refined(model, text, latent)
-    monkeypatch.setattr(attention.backend, "prefers_cudnn", lambda *facts: True)
+    monkeypatch.setattr(attention.kernels, "prefers_cudnn", lambda *facts: True)
     assert (refined(model, text, latent) - expected).abs().max() <= 1e-5
 
 
@@ -230,7 +228,7 @@ def test_patched_twice_the_last_one_counts(tiny, text, make_latent, windowed):
     assert [len(group) for group in twice.wrappers["diffusion_model"].values()] == [1]
 
 
-def test_the_model_given_stays_as_it_is(attention, tiny, text, make_latent, windowed):
+def test_the_model_given_stays_as_it_is(tiny, text, make_latent, windowed):
     latent = make_latent(8, 4, 4)
     before = refined(tiny, text, latent)
     patched = windowed(tiny, 4)
@@ -276,7 +274,7 @@ def test_windows_of_segments_that_would_be_cut_are_refused(pack, run, stage_two,
         run(
             "SwiftI2V_SegmentSamplerAdvanced",
             noise=Noise_RandomNoise(0),
-            guider=pack.host.cfg_guider(model, *text, 1.0),
+            guider=sampling.cfg_guider(model, *text, 1.0),
             sampler=comfy.samplers.sampler_object("euler"),
             sigmas=torch.tensor([1.0, 0.0]),
             z_ref=z_ref,
@@ -284,7 +282,7 @@ def test_windows_of_segments_that_would_be_cut_are_refused(pack, run, stage_two,
 
 
 @pytest.mark.parametrize(("query", "key"), [(9, 9), (8, 9)])
-def test_references_in_the_sequence_are_refused(attention, query, key):
+def test_references_in_the_sequence_are_refused(query, key):
     parts = [torch.zeros(1, frames * FRAME_TOKENS, 8) for frames in (query, key, key)]
     forward = attention.TemporalForward(4, 8, FRAME_TOKENS)
     sentence = f"from {4 * query} to {4 * key} tokens, but 8 latent frames of 4 tokens are 32"
@@ -350,22 +348,20 @@ def whole(pack, model):
 
 
 def blocks(pack, model):
-    return pack.host.with_compiled_blocks(model)
+    return compiled_model.with_compiled_blocks(model)
 
 
 @pytest.fixture
 def eager(pack, monkeypatch):
     """Compile without a compiler: what PyTorch remembers of a first run is the same."""
     monkeypatch.setattr("comfy.ldm.wan.model.optimized_attention", attention_pytorch)
-    monkeypatch.setattr(pack.host, "COMPILER", "eager")
+    monkeypatch.setattr(compiled_model, "COMPILER", "eager")
     torch.compiler.reset()
     yield
     torch.compiler.reset()
 
 
-def test_an_override_around_the_one_before_it_is_no_circle(
-    pack, attention, tiny, text, make_latent, eager, windowed
-):
+def test_an_override_around_the_one_before_it_is_no_circle(pack, tiny, text, make_latent, eager, windowed):
     """Some nodes run around whatever override they find in the MODEL."""
     calls = []
 
@@ -376,10 +372,10 @@ def test_an_override_around_the_one_before_it_is_no_circle(
             calls.append(1)
             return before(attend, *args, **kwargs) if before else attend(*args, **kwargs)
 
-        return with_override(attention, model, users)
+        return with_override(model, users)
 
     latent = make_latent(6, 4, 4)
-    model = around(windowed(around(pack.host.with_compiled_blocks(tiny)), 4))
+    model = around(windowed(around(compiled_model.with_compiled_blocks(tiny)), 4))
     assert (refined(model, text, latent) - refined(windowed(tiny, 4), text, latent)).abs().max() <= 1e-5
     assert calls
 

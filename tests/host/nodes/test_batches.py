@@ -5,6 +5,8 @@ import logging
 import comfy.utils
 import pytest
 import torch
+from swifti2v.nodes.comfyui import sampling
+from swifti2v.nodes.pipeline import stage_one as motion_making
 
 LAST_SEED = 2**64 - 1
 
@@ -88,13 +90,13 @@ def test_experts_are_loaded_once_and_one_bar_shows_all_clips(
     pack, run, experts, vae16, photos, shown, monkeypatch
 ):
     used = []
-    guider = pack.host.motion_guider
+    guider = sampling.motion_guider
 
     def spy(model, *args):
         used.append(experts.index(model))
         return guider(model, *args)
 
-    monkeypatch.setattr(pack.host, "motion_guider", spy)
+    monkeypatch.setattr(motion_making, "motion_guider", spy)
     high, low = experts
     options = {"model_high_noise": high, "model_low_noise": low, "vae": vae16, "width": 32, "height": 32}
     run("SwiftI2V_MotionSampler", image=photos, frames=5, **options)
@@ -160,10 +162,10 @@ def test_a_clip_picked_from_a_batch_keeps_its_noise(pack, make_latent):
     import nodes as host_nodes
 
     batch = make_latent(3, batch=3)
-    noise = pack.host.SeededNoise(3)
+    noise = sampling.SeededNoise(3)
     picked = host_nodes.LatentFromBatch().frombatch(batch, 1, 2)[0]
     assert torch.equal(noise.generate_noise(picked), noise.generate_noise(batch)[1:])
-    single = pack.host.SeededNoise(4).generate_noise({"samples": batch["samples"][1:2]})
+    single = sampling.SeededNoise(4).generate_noise({"samples": batch["samples"][1:2]})
     assert torch.equal(noise.generate_noise(batch)[1:2], single)
 
 

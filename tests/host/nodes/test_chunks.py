@@ -6,6 +6,8 @@ import comfy.utils
 import pytest
 import torch
 from comfy.ldm.wan.model import WanModel
+from swifti2v.nodes.comfyui import progress, sampling
+from swifti2v.nodes.pipeline import stage_one as motion_making
 
 WIDTH, HEIGHT = 64, 48
 SEED = 5
@@ -177,14 +179,14 @@ def test_a_clip_no_longer_than_a_chunk_is_made_whole(request, kind):
 def sampled(pack, monkeypatch):
     """Start and result of every sampling."""
     seen = []
-    sample = pack.host.sample
+    sample = motion_making.sample
 
     def spy(guider, noise, latent, *args, **kwargs):
         result = sample(guider, noise, latent, *args, **kwargs)
         seen.append((noise.clone(), latent.clone(), result.clone()))
         return result
 
-    monkeypatch.setattr(pack.host, "sample", spy)
+    monkeypatch.setattr(motion_making, "sample", spy)
     return seen
 
 
@@ -251,7 +253,7 @@ def test_one_progress_bar_and_each_expert_once_a_chunk(pack, a14b, experts, smal
     """2 photos, 2 chunks, 4 steps; the previews show the first new frame and its place in the clip."""
     import latent_preview
 
-    shown, used, guider = [], [], pack.host.motion_guider
+    shown, used, guider = [], [], sampling.motion_guider
 
     def spy(model, *args):
         used.append(experts.index(model))
@@ -261,7 +263,7 @@ def test_one_progress_bar_and_each_expert_once_a_chunk(pack, a14b, experts, smal
         if total == 16:
             shown.append((value, preview and preview[1].size))
 
-    monkeypatch.setattr(pack.host, "motion_guider", spy)
+    monkeypatch.setattr(motion_making, "motion_guider", spy)
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
     try:
         latent_preview.set_preview_method("latent2rgb")
@@ -275,13 +277,13 @@ def test_one_progress_bar_and_each_expert_once_a_chunk(pack, a14b, experts, smal
 
 
 def test_previews_start_at_the_first_new_frame(pack, ti2v, monkeypatch):
-    seen, callback = [], pack.modules["nodes.comfyui.progress"].SamplingProgress.callback
+    seen, callback = [], progress.SamplingProgress.callback
 
     def spy(self, done, first_frame, place=None):
         seen.append((done, first_frame, place))
         return callback(self, done, first_frame, place)
 
-    monkeypatch.setattr(pack.modules["nodes.comfyui.progress"].SamplingProgress, "callback", spy)
+    monkeypatch.setattr(progress.SamplingProgress, "callback", spy)
     ti2v(frames=29, chunk_frames=13, overlap_frames=4)
     assert seen == [(0, 1, (0.0, 0.5)), (4, 1, (0.5, 0.875)), (8, 3, (0.875, 1.0))]
     seen.clear()

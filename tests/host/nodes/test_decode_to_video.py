@@ -7,6 +7,9 @@ import av
 import numpy as np
 import pytest
 import torch
+from swifti2v.nodes.comfyui import output_files
+from swifti2v.nodes.pipeline import video_file
+from swifti2v.swifti2v_core.reference import hybrid
 
 
 def small(photo, height=64, width=128):
@@ -32,7 +35,7 @@ def test_the_reference_is_the_hosts_encoding_of_photo_and_enlarged_motion(pack, 
     z_ref = run(
         "SwiftI2V_AnchorEncode", image=photo, motion=motion, vae=vae, width=128, height=64, frames=9
     )[0]
-    core = pack.modules["swifti2v_core.reference.hybrid"]
+    core = hybrid
     pixels = torch.cat(list(core.reference_chunks(photo, motion, core.ReferenceSettings(128, 64, 9))))
     with torch.inference_mode():
         expected = vae.encode(pixels)
@@ -100,8 +103,8 @@ def _hidden(values):
 def test_colors_survive_players_that_take_bt709(pack, tmp_path, color):
     """The file says BT.709 and is: the standard's own matrix gives the color back."""
     path = str(tmp_path / "color.mp4")
-    codec = pack.video_file.CODECS["h264"]
-    with pack.video_file.VideoFile(path, 64, 64, Fraction(16), codec, 5, {}) as video:
+    codec = video_file.CODECS["h264"]
+    with video_file.VideoFile(path, 64, 64, Fraction(16), codec, 5, {}) as video:
         video.write((torch.tensor(color) * 255).round().to(torch.uint8).expand(64, 64, 3))
     with av.open(path) as container:
         frame = next(container.decode(video=0))
@@ -116,18 +119,18 @@ def test_colors_survive_players_that_take_bt709(pack, tmp_path, color):
 
 
 def test_a_failed_run_leaves_no_file(pack, tmp_path):
-    codec = pack.video_file.CODECS["h264"]
+    codec = video_file.CODECS["h264"]
     path = tmp_path / "clip.mp4"
     with (
         pytest.raises(ValueError),
-        pack.video_file.VideoFile(str(path), 64, 64, Fraction(16), codec, 17, {}) as video,
+        video_file.VideoFile(str(path), 64, 64, Fraction(16), codec, 17, {}) as video,
     ):
         video.write(torch.zeros(64, 64, 3, dtype=torch.uint8))
         video.write(torch.zeros(64, 64, 3))  # no bytes
     assert not list(tmp_path.iterdir())
     with (
         pytest.raises(KeyboardInterrupt),
-        pack.video_file.VideoFile(str(path), 64, 64, Fraction(16), codec, 17, {}) as video,
+        video_file.VideoFile(str(path), 64, 64, Fraction(16), codec, 17, {}) as video,
     ):
         video.write(torch.zeros(64, 64, 3, dtype=torch.uint8))
         raise KeyboardInterrupt
@@ -136,4 +139,4 @@ def test_a_failed_run_leaves_no_file(pack, tmp_path):
 
 def test_metadata_can_be_switched_off(pack, monkeypatch):
     monkeypatch.setattr("comfy.cli_args.args.disable_metadata", True)
-    assert pack.modules["nodes.comfyui.model_files"].workflow_metadata({"1": {}}, {"workflow": {}}) == {}
+    assert output_files.workflow_metadata({"1": {}}, {"workflow": {}}) == {}

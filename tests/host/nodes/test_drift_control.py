@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from swifti2v.nodes.pipeline import stage_two as redrawing
+from swifti2v.swifti2v_core.stage_two import drift_control
 
 
 def sampled(run, model, z_ref, **options):
@@ -16,15 +18,13 @@ def model(request, stage_one, stage_two):
 
 def test_0_is_the_sampler_without_it(pack, run, model, z_ref, monkeypatch):
     controlled = sampled(run, model, z_ref, denoise=0.5, drift_control=0.0)
-    monkeypatch.setattr(
-        pack.segment_sampling, "match_statistics", lambda result, reference, strength: result
-    )
+    monkeypatch.setattr(redrawing, "match_statistics", lambda result, reference, strength: result)
     assert torch.equal(controlled, sampled(run, model, z_ref, denoise=0.5, drift_control=1.0))
 
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_1_gives_every_frame_the_references_statistics(pack, run, model, make_latent, batch, monkeypatch):
-    drift = pack.modules["swifti2v_core.stage_two.drift_control"]
+    drift = drift_control
     monkeypatch.setattr(drift, "MAX_GAIN", 1e3)  # random areas are no photo to a tiny model
     areas = make_latent(8, 2, 3, batch=batch)["samples"]
     z_ref = {"samples": areas.repeat_interleave(4, dim=3).repeat_interleave(4, dim=4)}
@@ -39,14 +39,14 @@ def test_1_gives_every_frame_the_references_statistics(pack, run, model, make_la
 
 
 def test_later_segments_see_corrected_neighbors(pack, run, stage_two, z_ref, monkeypatch):
-    windows, results, sample = [], [], pack.host.sample
+    windows, results, sample = [], [], redrawing.sample
 
     def spy(guider, noise, window, *args, **kwargs):
         windows.append(window.clone())
         results.append(sample(guider, noise, window, *args, **kwargs))
         return results[-1]
 
-    monkeypatch.setattr(pack.host, "sample", spy)
+    monkeypatch.setattr(redrawing, "sample", spy)
     result = sampled(run, stage_two, z_ref, drift_control=1.0)
     assert torch.equal(windows[1][:, :, 1], result[:, :, 3])  # the neighbor of segment 1
     assert (windows[1][:, :, 1] - results[0][:, :, 3]).abs().max() > 1e-3  # was corrected

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from swifti2v.nodes.pipeline import stage_two as redrawing
 
 KEYFRAME_TIMES = "swifti2v_keyframe_times"
 
@@ -52,7 +53,7 @@ def test_windows_hold_them_clean_at_their_times(
     pack, run, stage_one, stage_two, z_ref, text, monkeypatch, kind, context
 ):
     model, seen = {"concat": stage_two, "plain": stage_one}[kind], []
-    aim, sample = pack.host.aim_guider, pack.host.sample
+    aim, sample = redrawing.aim_guider, redrawing.sample
 
     def spy_aim(clone, guider, view, concat):
         seen.append([view.positions, view.clean, concat])
@@ -63,8 +64,8 @@ def test_windows_hold_them_clean_at_their_times(
         seen[-1] += [window.clone(), noise.clone(), kwargs["mask"], result]
         return result
 
-    monkeypatch.setattr(pack.host, "aim_guider", spy_aim)
-    monkeypatch.setattr(pack.host, "sample", spy_sample)
+    monkeypatch.setattr(redrawing, "aim_guider", spy_aim)
+    monkeypatch.setattr(redrawing, "sample", spy_sample)
     stills = keyframe_latent([4, 7])
     before = stills["samples"].clone()
     result = run(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from comfy.ldm.wan.model import WanModel
+from swifti2v.swifti2v_core.stage_one import camera
 
 import nodes as host_nodes
 
@@ -129,7 +130,6 @@ def test_the_tiny_stage_one_moves_the_photo(run, stage_one, vae, photo):
 
 
 def test_camera_motion_node_is_the_core(pack, run, photo):
-    camera = pack.modules["swifti2v_core.stage_one.camera"]
     clip = run("SwiftI2V_CameraMotion", image=photo, width=128, height=64, frames=9, rotate=5.0, seed=4)[0]
     move = camera.CameraMove(0.05, 0.0, 1.15, 5.0, 0.0, 0.0, "smooth", 4)
     assert torch.equal(clip, camera.camera_motion(photo, 128, 64, 9, move))

@@ -10,6 +10,7 @@ import comfy.sd
 import pytest
 import torch
 from comfy.ldm.wan.model import WanModel
+from swifti2v.nodes.comfyui import models, window_model
 
 import nodes as host_nodes
 
@@ -30,7 +31,7 @@ def reader(pack):
     )
     generator = torch.Generator().manual_seed(5)
     state = {k: torch.randn(v.shape, generator=generator) * 0.08 for k, v in network.state_dict().items()}
-    return pack.host.with_shift(comfy.sd.load_diffusion_model_state_dict(state), 5.0)
+    return models.with_shift(comfy.sd.load_diffusion_model_state_dict(state), 5.0)
 
 
 @pytest.fixture
@@ -165,7 +166,7 @@ def test_the_model_gets_the_chosen_prompts_and_no_range(ranged, sample, prompts,
 
 def test_the_host_is_asked_for_the_memory_of_one_prompt(pack, ranged, sample, prompts, monkeypatch):
     asked, counted = [], []
-    load, kept_bytes = comfy.model_management.load_models_gpu, pack.windows.kept_bytes
+    load, kept_bytes = comfy.model_management.load_models_gpu, window_model.kept_bytes
 
     def spy(models, memory_required=0, **kwargs):
         asked.append(memory_required)
@@ -176,7 +177,7 @@ def test_the_host_is_asked_for_the_memory_of_one_prompt(pack, ranged, sample, pr
         return kept_bytes(model, view, conditions)
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", spy)
-    monkeypatch.setattr(pack.windows, "kept_bytes", count)
+    monkeypatch.setattr(window_model, "kept_bytes", count)
 
     def memory(positive):
         asked.clear()

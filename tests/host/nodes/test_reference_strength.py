@@ -10,6 +10,8 @@ import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy.ldm.wan.model import WanModel
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
+from swifti2v.nodes.comfyui import compiled_model, window_model
+from swifti2v.swifti2v_core.attention import read_only
 
 FOUR_STEPS = torch.tensor([1.0, 0.9375, 5 / 6, 0.625, 0.0])
 ONE_STEP = torch.tensor([1.0, 0.0])
@@ -130,7 +132,7 @@ def test_segments_and_steps_are_the_hosts_own_hook(run, stage_two, text, z_ref, 
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 @pytest.mark.parametrize("strength", [0, 0.5])
 def test_kept_keys_change_nothing(pack, run, stage_two, text, z_ref, monkeypatch, cfg, strength):
-    context = pack.modules["swifti2v_core.attention.read_only"].ReadOnlyContext
+    context = read_only.ReadOnlyContext
     made, init = [], context.__init__
 
     def spy(self, clean_tokens):
@@ -156,19 +158,19 @@ def test_kept_keys_change_nothing(pack, run, stage_two, text, z_ref, monkeypatch
 
 @pytest.mark.parametrize(("strength", "forwards"), [(1, 1), (0, 1), (0.5, 2)])
 def test_the_host_is_asked_for_what_both_predictions_keep(pack, stage_two, strength, forwards):
-    context = pack.modules["swifti2v_core.attention.read_only"].ReadOnlyContext(24)
-    view = pack.windows.WindowView((0, 3, 4, 5, 6), 2, context, strength)
+    context = read_only.ReadOnlyContext(24)
+    view = window_model.WindowView((0, 3, 4, 5, 6), 2, context, strength)
     network = stage_two.get_model_object("diffusion_model")
     expected = 2 * len(network.blocks) * 24 * network.dim * 4 * 2 * forwards
-    assert pack.windows.kept_bytes(stage_two, view, 2) == expected
+    assert window_model.kept_bytes(stage_two, view, 2) == expected
 
 
 @pytest.mark.parametrize("context", ["bidirectional", "read-only"])
 def test_compiled_blocks_make_the_same(pack, run, stage_two, text, make_latent, monkeypatch, context):
-    monkeypatch.setattr(pack.host, "COMPILER", "eager")
+    monkeypatch.setattr(compiled_model, "COMPILER", "eager")
     monkeypatch.setattr("comfy.ldm.wan.model.optimized_attention", attention_pytorch)
     torch.compiler.reset()
-    compiled, z_ref = pack.host.with_compiled_blocks(stage_two), make_latent(5, 4, 4)
+    compiled, z_ref = compiled_model.with_compiled_blocks(stage_two), make_latent(5, 4, 4)
     for strength in (1, 0.5, 0):
         options = {"sigmas": FEW_STEPS, "context": context, "reference_strength": strength}
         expected = sampled(run, stage_two, text, z_ref, **options)

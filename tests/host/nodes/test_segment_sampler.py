@@ -5,6 +5,11 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.ldm.wan.model import WanModel
+from swifti2v.nodes.comfyui import models, window_model
+from swifti2v.nodes.pipeline import stage_two as redrawing
+from swifti2v.swifti2v_core import sigmas
+from swifti2v.swifti2v_core.attention import read_only
+from swifti2v.swifti2v_core.stage_two import segments
 
 
 def noise_of(seed):
@@ -81,7 +86,7 @@ def test_unconnected_prompts_are_the_zeros_the_tiny_models_know(run, stage_two, 
 
 
 def test_the_steps_are_the_hosts_simple_schedule(pack, stage_two):
-    flow = pack.modules["swifti2v_core.sigmas"]
+    flow = sigmas
     sampling = stage_two.get_model_object("model_sampling")
     for steps in (1, 4, 5, 8, 20):
         ours = flow.flow_sigmas(flow.even_timesteps(steps), 5.0)
@@ -95,16 +100,16 @@ def test_anchor_is_bit_exact_and_neighbors_are_never_rewritten(
     pack, run, stage_two, text, z_ref, monkeypatch
 ):
     windows = []
-    sample = pack.host.sample
+    sample = redrawing.sample
 
     def spy(guider, noise, window, *args, **kwargs):
         windows.append((window.clone(), kwargs["mask"].clone()))
         return sample(guider, noise, window, *args, **kwargs)
 
-    monkeypatch.setattr(pack.host, "sample", spy)
+    monkeypatch.setattr(redrawing, "sample", spy)
     result = advanced(run, stage_two, text, z_ref, segment_frames=2, neighbors=2)
     assert torch.equal(result[:, :, 0], z_ref["samples"][:, :, 0])
-    plan = pack.modules["swifti2v_core.stage_two.segments"].plan_segments(8, 2, 2)
+    plan = segments.plan_segments(8, 2, 2)
     assert len(windows) == len(plan) == 4
     for segment, (window, mask) in zip(plan, windows, strict=True):
         clean = list(segment.window[: segment.clean])
@@ -148,12 +153,12 @@ def test_time_positions_reach_the_model(run, stage_two, text, make_latent, frequ
 def test_positions_above_256_stay_apart_in_bfloat16(pack, stage_two):
     network = stage_two.model.diffusion_model
     x = torch.zeros(1, 96, 3, 2, 2, dtype=torch.bfloat16)
-    freqs = pack.windows._frequencies(network, x, (257, 258, 259), {})
+    freqs = window_model._frequencies(network, x, (257, 258, 259), {})
     expected = torch.cat(
         [network.rope_encode(1, 2, 2, t_start=p, dtype=torch.float64) for p in (257, 258, 259)], 1
     )
     assert (freqs - expected).abs().max() < 1e-3
-    small = pack.windows._frequencies(network, x, (0, 1, 2), {})
+    small = window_model._frequencies(network, x, (0, 1, 2), {})
     assert torch.equal(small, network.rope_encode(3, 2, 2, dtype=torch.bfloat16))  # the host's own
 
 
@@ -189,13 +194,13 @@ def test_same_seed_same_bits_with_and_without_previews(run, stage_two, text, z_r
 
 def test_noise_belongs_to_the_latent_frame(pack, run, stage_two, text, z_ref, monkeypatch):
     drawn = []
-    sample = pack.host.sample
+    sample = redrawing.sample
 
     def spy(guider, noise, *args, **kwargs):
         drawn.append(noise)
         return sample(guider, noise, *args, **kwargs)
 
-    monkeypatch.setattr(pack.host, "sample", spy)
+    monkeypatch.setattr(redrawing, "sample", spy)
     advanced(run, stage_two, text, z_ref)
     whole = noise_of(3).generate_noise(z_ref)
     assert torch.equal(drawn[1], whole[:, :, [0, 3, 4, 5, 6]])
@@ -248,9 +253,7 @@ def test_kept_keys_change_nothing(
     kept = advanced(run, stage_two, text, z_ref, **options)
     short = [frames for frames, *_ in frequencies]
     assert short.count(3) > short.count(5) > 0  # later steps ran on the noisy frames alone
-    monkeypatch.setattr(
-        pack.modules["swifti2v_core.attention.read_only"].ReadOnlyContext, "holds", lambda *_: False
-    )
+    monkeypatch.setattr(read_only.ReadOnlyContext, "holds", lambda *_: False)
     frequencies.clear()
     anew = advanced(run, stage_two, text, z_ref, **options)
     assert 3 not in [frames for frames, *_ in frequencies]
@@ -268,9 +271,7 @@ def test_kept_keys_belong_to_the_blocks_that_ran(pack, run, stage_two, text, z_r
     )
     model = (patched.args if hasattr(patched, "args") else patched)[0]
     kept = advanced(run, model, text, z_ref, cfg=3.0, context="read-only")
-    monkeypatch.setattr(
-        pack.modules["swifti2v_core.attention.read_only"].ReadOnlyContext, "holds", lambda *_: False
-    )
+    monkeypatch.setattr(read_only.ReadOnlyContext, "holds", lambda *_: False)
     anew = advanced(run, model, text, z_ref, cfg=3.0, context="read-only")
     assert (kept - anew).abs().max() <= 1e-5
     without = advanced(run, stage_two, text, z_ref, cfg=3.0, context="read-only")
@@ -321,7 +322,7 @@ def test_the_host_is_asked_for_the_memory_of_the_window(run, stage_two, text, z_
 def test_the_host_is_asked_for_what_read_only_keeps(
     run, pack, stage_two, text, make_latent, asked, monkeypatch, cfg, conditions, batch
 ):
-    context = pack.modules["swifti2v_core.attention.read_only"].ReadOnlyContext
+    context = read_only.ReadOnlyContext
     made, init = [], context.__init__
 
     def spy(self, clean_tokens):
@@ -356,16 +357,16 @@ def test_guiders_that_always_use_all_conditions_are_counted_so(pack, stage_two, 
     from comfy_extras.nodes_custom_sampler import Guider_Basic, Guider_DualCFG
 
     usual = guider_of(stage_two, text, 1.0)
-    assert pack.host._conditions_run(usual) == 1
+    assert window_model._conditions_run(usual) == 1
     always = stage_two.clone()
     always.disable_model_cfg1_optimization()
-    assert pack.host._conditions_run(guider_of(always, text, 1.0)) == 2
+    assert window_model._conditions_run(guider_of(always, text, 1.0)) == 2
     basic = Guider_Basic(stage_two)
     basic.set_conds(text[0])
-    assert pack.host._conditions_run(basic) == 1
+    assert window_model._conditions_run(basic) == 1
     dual = Guider_DualCFG(stage_two)
     dual.set_conds(text[0], text[0], text[1])
-    assert pack.host._conditions_run(dual) == 3
+    assert window_model._conditions_run(dual) == 3
 
 
 # --- Nothing is touched -----------------------------------------------------------------------------
@@ -561,6 +562,6 @@ def test_a_batch_is_sampled_clip_by_clip_alike(run, stage_two, make_latent):
 
 def test_the_loader_leaves_shared_models_alone(pack, stage_two):
     before = stage_two.get_model_object("model_sampling").shift
-    clone = pack.host.with_shift(stage_two, 3.0)
+    clone = models.with_shift(stage_two, 3.0)
     assert clone.get_model_object("model_sampling").shift == 3.0
     assert stage_two.get_model_object("model_sampling").shift == before == 5.0

@@ -5,6 +5,8 @@ import comfy.ops
 import pytest
 import torch
 from comfy.ldm.wan.model import WanModel
+from swifti2v.nodes.pipeline import video_file
+from swifti2v.swifti2v_core.vae import memory_plan, strips
 
 SIZE = {"width": 64, "height": 32}
 
@@ -74,14 +76,14 @@ KEEPING = ["segments, saved"]
 @pytest.fixture
 def plans(pack, monkeypatch):
     """Decode in resting strips, several latent frames at a time: what runs longest in one piece."""
-    plan = pack.modules["swifti2v_core.vae.memory_plan"]
+    plan = memory_plan
     monkeypatch.setattr(plan, "plan_decode", lambda *_: plan.DecodePlan(2, 3, offload=True))
 
 
 @pytest.fixture
 def listening(pack, monkeypatch):
     """Count pieces of work between two moments at which Cancel is heard, over a whole job."""
-    stream, work, longest = pack.modules["swifti2v_core.vae.strips"], [0], [0]
+    stream, work, longest = strips, [0], [0]
 
     def piece(owner, name):
         original = getattr(owner, name)
@@ -98,7 +100,7 @@ def listening(pack, monkeypatch):
     piece(WanModel, "forward_orig")
     piece(stream.StripDecoder, "_strip")
     piece(stream.StripEncoder, "_front")
-    piece(pack.modules["nodes.pipeline.video_file"].VideoFile, "write")
+    piece(video_file.VideoFile, "write")
     heard = comfy.model_management.throw_exception_if_processing_interrupted
 
     def listen():

@@ -6,6 +6,11 @@ import comfy.model_management as management
 import pytest
 import torch
 from comfy.ldm.wan.model import WanModel
+from swifti2v.nodes.comfyui import sampling
+from swifti2v.nodes.pipeline import decode as decoding
+from swifti2v.nodes.pipeline import encode as encoding
+from swifti2v.nodes.pipeline import video_file
+from swifti2v.swifti2v_core.attention import read_only
 from torch.utils._python_dispatch import TorchDispatchMode
 
 GIB = 2**30
@@ -91,22 +96,22 @@ def sites(pack):
             "camera_motion",
             "nearest number of frames that fits is 5",
         ),
-        "upscaling": ("reference", core["reference"], "fit_frames", size),
-        "a whole clip": ("reference, whole", pack.autoencoder, "_put_together", "number of frames"),
-        "encode": ("reference", core["vae_stream"].StripEncoder, "_front", size),
+        "upscaling": ("reference", core["hybrid"], "fit_frames", size),
+        "a whole clip": ("reference, whole", encoding, "assemble", "number of frames"),
+        "encode": ("reference", core["strips"].StripEncoder, "_front", size),
         "stage one window": ("motion", WanModel, "forward_orig", size),
         "window": ("segments", WanModel, "forward_orig", "nearest segment_frames that fits is 1"),
         "kept keys": (
             "read-only",
-            core["attention"].ReadOnlyContext,
+            core["read_only"].ReadOnlyContext,
             "attend_window",
             "segment_frames that fits",
         ),
-        "noise": ("segments", pack.host.SeededNoise, "generate_noise", "nearest segment_frames"),
-        "decode": ("images", core["vae_stream"].StripDecoder, "_strip", size),
-        "decode of a file": ("video", core["vae_stream"].StripDecoder, "_strip", size),
-        "IMAGE": ("images", pack.autoencoder, "_put_together", "use SwiftI2V Decode to Video"),
-        "video frames": ("video", pack.video_file.VideoFile, "write", "close other programs"),
+        "noise": ("segments", sampling.SeededNoise, "generate_noise", "nearest segment_frames"),
+        "decode": ("images", core["strips"].StripDecoder, "_strip", size),
+        "decode of a file": ("video", core["strips"].StripDecoder, "_strip", size),
+        "IMAGE": ("images", decoding, "assemble", "use SwiftI2V Decode to Video"),
+        "video frames": ("video", video_file.VideoFile, "write", "close other programs"),
     }
 
 
@@ -210,7 +215,7 @@ def test_the_nearest_window(run, stage_two, make_latent, monkeypatch, share, adv
 
 
 def test_keys_that_are_kept_are_the_first_to_go(pack, run, stage_two, make_latent, monkeypatch):
-    context = pack.modules["swifti2v_core.attention.read_only"].ReadOnlyContext
+    context = read_only.ReadOnlyContext
     monkeypatch.setattr(context, "kept_bytes", lambda *args: 2 * GIB)
     fail(monkeypatch, context, "attend_window", of_the_device, times=-1)
     with pytest.raises(RuntimeError, match=r"takes about 2\.0 GiB.*; choose bidirectional context\."):
@@ -241,7 +246,7 @@ def computer(monkeypatch):
 
 
 def test_frames_that_may_not_fit_are_told(pack, run, vae, computer, monkeypatch, caplog):
-    monkeypatch.setattr(pack.autoencoder, "decode_images", lambda vae, latent: latent)
+    monkeypatch.setattr(decoding, "decode_images", lambda vae, latent: latent)
     latent = {"samples": torch.zeros(1, 48, 21, 88, 160)}
     for free, told in ((4, False), (3, True)):
         caplog.clear()

@@ -5,6 +5,7 @@ import psutil
 import pytest
 import torch
 from comfy.ldm.wan.model import WanModel
+from swifti2v.nodes.comfyui import progress
 
 RUNS = 20
 WARM = 5
@@ -81,7 +82,7 @@ def test_nothing_stays_behind(pack, kit, workspace, live_tensors, monkeypatch, c
 @pytest.mark.parametrize("context", ["bidirectional", "read-only"])
 def test_models_may_be_unloaded_between_nodes_and_segments(pack, kit, monkeypatch, context):
     expected = kit(1, context=context)
-    unloaded, finish = [], pack.modules["nodes.comfyui.progress"].SamplingProgress.finish
+    unloaded, finish = [], progress.SamplingProgress.finish
 
     def unload(*args):
         unloaded.append(len(management.current_loaded_models))
@@ -90,7 +91,7 @@ def test_models_may_be_unloaded_between_nodes_and_segments(pack, kit, monkeypatc
         if args:
             finish(*args)
 
-    monkeypatch.setattr(pack.modules["nodes.comfyui.progress"].SamplingProgress, "finish", unload)
+    monkeypatch.setattr(progress.SamplingProgress, "finish", unload)
     made = kit(1, unload, context=context)
     assert len([count for count in unloaded if count]) >= 4  # models were there: VAE, two segments, VAE
     assert all(torch.equal(one, other) for one, other in zip(made, expected, strict=True))

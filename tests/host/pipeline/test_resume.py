@@ -11,6 +11,8 @@ import folder_paths
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from swifti2v.nodes.comfyui import compiled_model, model_files, model_identity, models, progress
+from swifti2v.swifti2v_core.resume import fingerprint, saved_segments
 
 SEGMENTS = 3  # of 8 latent frames with M = 3
 
@@ -41,7 +43,7 @@ def cancelled(pack, monkeypatch):
     """Run a function and cancel it at a progress report, counted from 1, as the button does."""
 
     def run_until(number, function, **inputs):
-        reports, show = [], pack.modules["nodes.comfyui.progress"].SamplingProgress._show
+        reports, show = [], progress.SamplingProgress._show
 
         def cancelling(progress, *args):
             reports.append(args)
@@ -50,7 +52,7 @@ def cancelled(pack, monkeypatch):
             show(progress, *args)
 
         with monkeypatch.context() as patched:
-            patched.setattr(pack.modules["nodes.comfyui.progress"].SamplingProgress, "_show", cancelling)
+            patched.setattr(progress.SamplingProgress, "_show", cancelling)
             with pytest.raises(comfy.model_management.InterruptProcessingException):
                 function(**inputs)
         assert len(reports) == number
@@ -250,12 +252,12 @@ def test_a_function_in_the_options_counts(sample_advanced, stage_two, said):
 def test_other_weights_and_another_version_count(pack, sample, stage_two, said, monkeypatch):
     sample(checkpoint="walk")
     said()
-    weights = pack.identity.model_weights(stage_two)
+    weights = model_identity.model_weights(stage_two)
     name, weight = next(iter(weights.items()))
     changed = {**weights, name: weight.clone()}
     changed[name].view(-1)[-1] += 1e-3
     with monkeypatch.context() as patched:
-        patched.setattr(pack.identity, "model_weights", lambda _: changed)
+        patched.setattr(model_identity, "model_weights", lambda _: changed)
         sample(checkpoint="walk")
     assert "differs in model weights;" in said()[0]
     monkeypatch.setattr("comfyui_version.__version__", "9.9")
@@ -290,12 +292,12 @@ def with_compute_dtype(model):
 def test_the_same_model_is_the_same_before_and_after_use(pack, sample_advanced, stage_two, patch, said):
     """Loading patches weights in place and moves them; another process finds them untouched."""
     model = patch(stage_two)
-    core = pack.modules["swifti2v_core.resume.fingerprint"]
+    core = fingerprint
 
     def prints(model):
-        named = pack.identity.without_weights(model)
-        weights = core.fingerprint_tensors(pack.identity.model_weights(model), lambda: None)
-        return weights, core.fingerprint(pack.identity.model_changes(model), named)
+        named = model_identity.without_weights(model)
+        weights = core.fingerprint_tensors(model_identity.model_weights(model), lambda: None)
+        return weights, core.fingerprint(model_identity.model_changes(model), named)
 
     comfy.model_management.unload_all_models()
     fresh = prints(model)
@@ -309,12 +311,12 @@ def test_the_same_model_is_the_same_before_and_after_use(pack, sample_advanced, 
 
 @pytest.mark.parametrize("patch", [with_module, with_compute_dtype])
 def test_a_model_is_the_same_while_a_clone_of_it_is_loaded(pack, sample_advanced, stage_two, patch):
-    core = pack.modules["swifti2v_core.resume.fingerprint"]
+    core = fingerprint
 
     def prints():
-        named = pack.identity.without_weights(stage_two)
-        weights = core.fingerprint_tensors(pack.identity.model_weights(stage_two), lambda: None)
-        return weights, core.fingerprint(pack.identity.model_changes(stage_two), named)
+        named = model_identity.without_weights(stage_two)
+        weights = core.fingerprint_tensors(model_identity.model_weights(stage_two), lambda: None)
+        return weights, core.fingerprint(model_identity.model_changes(stage_two), named)
 
     sample_advanced()
     before = prints()
@@ -324,23 +326,23 @@ def test_a_model_is_the_same_while_a_clone_of_it_is_loaded(pack, sample_advanced
 
 def test_weights_are_all_that_a_file_holds(pack, stage_two, workspace):
     file = load_file(workspace / "models" / "diffusion_models" / "tiny_stage2_detail.safetensors")
-    found = pack.identity.model_weights(stage_two)
+    found = model_identity.model_weights(stage_two)
     assert found.keys() == {f"diffusion_model.{key.removeprefix('model.diffusion_model.')}" for key in file}
 
 
 def test_another_arithmetic_is_another_run(pack, workspace, monkeypatch):
     """On cards that have it, fp8_e4m3fn_fast multiplies the same weights in fp8."""
-    core = pack.modules["swifti2v_core.resume.fingerprint"]
+    core = fingerprint
     monkeypatch.setattr(comfy.model_management, "supports_fp8_compute", lambda *_: True)
     models = [
-        pack.modules["nodes.comfyui.model_files"].load_model("tiny_stage2_detail.safetensors", dtype)
+        models.load_model("tiny_stage2_detail.safetensors", dtype)
         for dtype in ("fp8_e4m3fn", "fp8_e4m3fn_fast")
     ]
     weights = [
-        core.fingerprint_tensors(pack.identity.model_weights(model), lambda: None) for model in models
+        core.fingerprint_tensors(model_identity.model_weights(model), lambda: None) for model in models
     ]
     changes = [
-        core.fingerprint(pack.identity.model_changes(model), pack.identity.without_weights(model))
+        core.fingerprint(model_identity.model_changes(model), model_identity.without_weights(model))
         for model in models
     ]
     assert weights[0] == weights[1] and changes[0] != changes[1]
@@ -350,9 +352,7 @@ def test_quantized_weights_can_be_saved(pack, sample, said):
     """ComfyUI's quantized layers list weights in their state that the module does not have."""
     import comfy.sd
 
-    path = pack.modules["nodes.comfyui.model_files"]._path(
-        "diffusion_models", "tiny_stage2_detail.safetensors"
-    )
+    path = model_files.model_path("diffusion_models", "tiny_stage2_detail.safetensors")
     state = load_file(path)
     kind = torch.tensor(list(b'{"format": "float8_e4m3fn"}'), dtype=torch.uint8)
     for key in [key for key in state if key.endswith("self_attn.q.weight")]:
@@ -361,7 +361,7 @@ def test_quantized_weights_can_be_saved(pack, sample, said):
         state[key.replace("weight", "weight_scale")] = scale
         state[key.replace("weight", "comfy_quant")] = kind
     with torch.inference_mode():
-        model = pack.host.with_shift(comfy.sd.load_diffusion_model_state_dict(state), 5.0)
+        model = models.with_shift(comfy.sd.load_diffusion_model_state_dict(state), 5.0)
     expected = sample(model=model)
     assert torch.equal(sample(model=model, checkpoint="walk"), expected)
     assert torch.equal(sample(model=model, checkpoint="walk"), expected)
@@ -388,19 +388,19 @@ def test_a_vae_inside_a_patch_counts_and_does_no_harm(pack, sample, stage_two, v
 
 
 def test_compiled_blocks_are_the_same_in_every_process(pack, stage_two, said):
-    core = pack.modules["swifti2v_core.resume.fingerprint"]
+    core = fingerprint
 
     def prints():
-        model = pack.host.with_compiled_blocks(stage_two)
+        model = compiled_model.with_compiled_blocks(stage_two)
         return core.fingerprint(
-            pack.identity.model_changes(model),
-            pack.identity.without_weights(model),
+            model_identity.model_changes(model),
+            model_identity.without_weights(model),
         )
 
     assert prints() == prints()
     assert prints() != core.fingerprint(
-        pack.identity.model_changes(stage_two),
-        pack.identity.without_weights(stage_two),
+        model_identity.model_changes(stage_two),
+        model_identity.without_weights(stage_two),
     )
 
 
@@ -430,7 +430,7 @@ def test_a_stranger_s_folder_brings_nothing_in(sample, folder):
 
 def test_a_full_disk_does_not_stop_the_run(pack, sample, said, monkeypatch, folder):
     expected = sample()
-    module = pack.modules["swifti2v_core.resume.saved_segments"]
+    module = saved_segments
 
     def full(_):
         raise OSError(28, "No space left on device")

@@ -11,6 +11,12 @@ import torch
 from comfy.ldm.wan import vae as wan21
 from comfy.ldm.wan import vae2_2 as wan22
 from comfy.model_patcher import ModelPatcher
+from swifti2v.nodes.comfyui import memory
+from swifti2v.nodes.pipeline import decode as decoding
+from swifti2v.nodes.pipeline import video_file
+from swifti2v.swifti2v_core.reference import hybrid
+from swifti2v.swifti2v_core.vae import memory_plan
+from swifti2v.swifti2v_core.vae import strips as strips_module
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -49,12 +55,12 @@ def autoencoder():
 
 @pytest.fixture(scope="module")
 def stream(pack):
-    return pack.modules["swifti2v_core.vae.strips"]
+    return strips_module
 
 
 @pytest.fixture(scope="module")
 def planning(pack):
-    return pack.modules["swifti2v_core.vae.memory_plan"]
+    return memory_plan
 
 
 def random_latent(module, latent_frames, height, width):
@@ -96,10 +102,12 @@ def relative(found, expected):
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-@pytest.mark.parametrize(("chunk", "rests"), [(1, False), (2, True), (3, True)])
+@pytest.mark.parametrize(("latent_frames", "offload"), [(1, False), (2, True), (3, True)])
 @pytest.mark.parametrize("strips", [1, 2, 3, 4, 5])
-def test_strips_equal_the_undivided_decode(stream, autoencoder, latent, whole, strips, chunk, rests):
-    frames, counts = decoded(stream, autoencoder, latent, stream.DecodePlan(strips, chunk, rests))
+def test_strips_equal_the_undivided_decode(
+    stream, autoencoder, latent, whole, strips, latent_frames, offload
+):
+    frames, counts = decoded(stream, autoencoder, latent, stream.DecodePlan(strips, latent_frames, offload))
     assert counts == {1: [1, 4, 4], 2: [5, 4], 3: [9]}[chunk]
     assert frames.shape == whole.shape == (1, 3, 9, 48, 80)
     assert relative(frames, whole) <= 2e-6
@@ -391,8 +399,8 @@ def test_images_are_the_undivided_decode(run, host_vae, latent, whole):
 def test_the_video_is_written_while_later_frames_are_latent(run, host_vae, latent, pack, monkeypatch):
     order = []
     write, tail = (
-        pack.video_file.VideoFile.write,
-        pack.modules["swifti2v_core.vae.strips"].StripDecoder._tail,
+        video_file.VideoFile.write,
+        strips_module.StripDecoder._tail,
     )
 
     def spy_write(self, frame):
@@ -403,8 +411,8 @@ def test_the_video_is_written_while_later_frames_are_latent(run, host_vae, laten
         order.append("decode")
         return tail(self, *args, **kwargs)
 
-    monkeypatch.setattr(pack.video_file.VideoFile, "write", spy_write)
-    monkeypatch.setattr(pack.modules["swifti2v_core.vae.strips"].StripDecoder, "_tail", spy_tail)
+    monkeypatch.setattr(video_file.VideoFile, "write", spy_write)
+    monkeypatch.setattr(strips_module.StripDecoder, "_tail", spy_tail)
     run("SwiftI2V_DecodeToVideo", samples={"samples": latent}, vae=host_vae, filename_prefix="streamed")
     assert order == ["decode", "write"] + ["decode", *["write"] * 4] * 2
 
@@ -413,7 +421,7 @@ def test_the_video_is_written_while_later_frames_are_latent(run, host_vae, laten
 def test_out_of_memory_goes_on_with_smaller_strips_and_the_same_picture(
     pack, host_vae, latent, whole, monkeypatch, caplog, fails_at
 ):
-    core = pack.modules["swifti2v_core.vae.strips"]
+    core = strips_module
     strip, calls = core.StripDecoder._strip, []
 
     def failing(self, *args, **kwargs):
@@ -423,16 +431,16 @@ def test_out_of_memory_goes_on_with_smaller_strips_and_the_same_picture(
         return strip(self, *args, **kwargs)
 
     monkeypatch.setattr(core.StripDecoder, "_strip", failing)
-    monkeypatch.setattr(pack.autoencoder, "_decode_plan", lambda vae, latent: core.DecodePlan(2, 1))
+    monkeypatch.setattr(decoding, "_decode_plan", lambda vae, latent: core.DecodePlan(2, 1))
     with torch.inference_mode(), caplog.at_level("WARNING", logger="SwiftI2V"):
-        frames = pack.autoencoder.decode_images(host_vae, latent)
+        frames = decoding.decode_images(host_vae, latent)
     assert (frames - as_images(whole)).abs().max() <= 1e-5
     assert set(calls) == {2, 4} and caplog.text.count("starts again in smaller strips") == 1
 
 
 def test_out_of_memory_at_every_number_of_strips(pack, host_vae, latent, whole, monkeypatch, caplog):
     """Each size fails once, a little later in the clip than the one before."""
-    core = pack.modules["swifti2v_core.vae.strips"]
+    core = strips_module
     strip, calls = core.StripDecoder._strip, {}
 
     def failing(self, *args, **kwargs):
@@ -443,9 +451,9 @@ def test_out_of_memory_at_every_number_of_strips(pack, host_vae, latent, whole, 
         return strip(self, *args, **kwargs)
 
     monkeypatch.setattr(core.StripDecoder, "_strip", failing)
-    monkeypatch.setattr(pack.autoencoder, "_decode_plan", lambda vae, latent: core.DecodePlan(1, 1))
+    monkeypatch.setattr(decoding, "_decode_plan", lambda vae, latent: core.DecodePlan(1, 1))
     with torch.inference_mode(), caplog.at_level("WARNING", logger="SwiftI2V"):
-        frames = pack.autoencoder.decode_images(host_vae, latent)
+        frames = decoding.decode_images(host_vae, latent)
     assert (frames - as_images(whole)).abs().max() <= 1e-5
     assert list(calls)[:6] == [1, 2, 4, 8, 16, 32]
     assert caplog.text.count("out of memory") == 1
@@ -457,13 +465,11 @@ def test_what_is_pinned_is_unpinned_also_after_an_error(pack, host_vae, latent, 
     pinned, order = {}, []
     monkeypatch.setattr(management, "pin_memory", lambda tensor: pinned.setdefault(id(tensor), True))
     monkeypatch.setattr(management, "unpin_memory", lambda t: order.append("unpin") or pinned.pop(id(t)))
-    monkeypatch.setattr(
-        pack.modules["nodes.comfyui.memory"], "synchronize", lambda device: order.append("wait")
-    )
-    plan = pack.modules["swifti2v_core.vae.memory_plan"].DecodePlan(2, 2, offload=True)
-    monkeypatch.setattr(pack.autoencoder, "_decode_plan", lambda *_: plan)
+    monkeypatch.setattr(memory, "synchronize", lambda device: order.append("wait"))
+    plan = memory_plan.DecodePlan(2, 2, offload=True)
+    monkeypatch.setattr(decoding, "_decode_plan", lambda *_: plan)
     with torch.inference_mode():
-        frames = pack.autoencoder.decode_bytes(host_vae, latent)
+        frames = decoding.decode_bytes(host_vae, latent)
         next(frames)
         assert len(pinned) > 10
         frames.close()
@@ -473,12 +479,12 @@ def test_what_is_pinned_is_unpinned_also_after_an_error(pack, host_vae, latent, 
 def test_what_a_failed_attempt_pinned_is_unpinned_before_the_next(pack, host_vae, latent, monkeypatch):
     import comfy.model_management as management
 
-    core, pinned, attempts, strips = pack.modules["swifti2v_core.vae.strips"], set(), [], []
+    core, pinned, attempts, strips = strips_module, set(), [], []
     monkeypatch.setattr(management, "pin_memory", lambda tensor: pinned.add(id(tensor)) or True)
     monkeypatch.setattr(management, "unpin_memory", lambda tensor: pinned.discard(id(tensor)))
-    monkeypatch.setattr(pack.modules["nodes.comfyui.memory"], "synchronize", lambda device: None)
-    plan = pack.modules["swifti2v_core.vae.memory_plan"].DecodePlan(8, 2, offload=True)
-    monkeypatch.setattr(pack.autoencoder, "_decode_plan", lambda *_: plan)
+    monkeypatch.setattr(memory, "synchronize", lambda device: None)
+    plan = memory_plan.DecodePlan(8, 2, offload=True)
+    monkeypatch.setattr(decoding, "_decode_plan", lambda *_: plan)
     start, strip = core.StripDecoder.__init__, core.StripDecoder._strip
 
     def starting(self, *args):
@@ -494,7 +500,7 @@ def test_what_a_failed_attempt_pinned_is_unpinned_before_the_next(pack, host_vae
     monkeypatch.setattr(core.StripDecoder, "__init__", starting)
     monkeypatch.setattr(core.StripDecoder, "_strip", failing)
     with torch.inference_mode():
-        pack.autoencoder.decode_images(host_vae, latent)
+        decoding.decode_images(host_vae, latent)
     assert attempts == [0, 0, 0] and max(strips) > 10
 
 
@@ -503,40 +509,40 @@ def test_other_errors_are_no_lack_of_memory(pack, host_vae, latent, monkeypatch,
     def failing(self, *args, **kwargs):
         raise error
 
-    core = pack.modules["swifti2v_core.vae.strips"]
+    core = strips_module
     monkeypatch.setattr(core.StripDecoder, "_strip", failing)
     with torch.inference_mode(), pytest.raises(type(error)):
-        pack.autoencoder.decode_images(host_vae, latent)
+        decoding.decode_images(host_vae, latent)
 
 
 def test_out_of_memory_in_the_end_is_said(pack, host_vae, latent, monkeypatch):
-    core = pack.modules["swifti2v_core.vae.strips"]
+    core = strips_module
 
     def failing(self, *args, **kwargs):
         raise torch.OutOfMemoryError("injected")
 
     monkeypatch.setattr(core.StripDecoder, "_strip", failing)
     with torch.inference_mode(), pytest.raises(torch.OutOfMemoryError, match="even in 64 strips"):
-        pack.autoencoder.decode_images(host_vae, latent)
+        decoding.decode_images(host_vae, latent)
 
 
 def test_frames_that_are_not_finite_are_said(pack, host_vae, latent):
     broken = latent.clone()
     broken[:, :, 1] = float("nan")
     with torch.inference_mode(), pytest.raises(ValueError, match="NaN"):
-        list(pack.autoencoder.decode_bytes(host_vae, broken))
+        list(decoding.decode_bytes(host_vae, broken))
 
 
 def test_bytes_are_the_rounded_images(pack, host_vae, latent, whole):
     with torch.inference_mode():
-        frames = torch.cat(list(pack.autoencoder.decode_bytes(host_vae, latent)))
+        frames = torch.cat(list(decoding.decode_bytes(host_vae, latent)))
     assert frames.dtype == torch.uint8
     assert (frames.float() - as_images(whole) * 255).abs().max() <= 0.51
 
 
 def test_the_reference_is_encoded_in_pieces(run, host_vae, autoencoder, photo, pack, monkeypatch):
     motion = torch.rand(13, 32, 48, 3, generator=torch.Generator().manual_seed(4))
-    core = pack.modules["swifti2v_core.reference.hybrid"]
+    core = hybrid
     settings = core.ReferenceSettings(96, 64, 13)
     clip = torch.cat(list(core.reference_chunks(photo, motion, settings)))
     with torch.inference_mode():
@@ -545,7 +551,7 @@ def test_the_reference_is_encoded_in_pieces(run, host_vae, autoencoder, photo, p
     streamed = run("SwiftI2V_AnchorEncode", **options)[0]["samples"]
     assert (streamed - expected).abs().max() <= 1e-5 * expected.abs().max()
 
-    encoder = pack.modules["swifti2v_core.vae.strips"].StripEncoder
+    encoder = strips_module.StripEncoder
     front, tried, enough = encoder._front, [], 0
 
     def failing(self, x):
@@ -577,13 +583,13 @@ def test_the_real_shapes_through_comfyuis_own_vae_object(pack, run, monkeypatch)
         for key, value in shapes.items()
     }
     vae = comfy.sd.VAE(sd=state)
-    core = pack.modules["swifti2v_core.vae.strips"]
-    planned = pack.autoencoder._decode_plan
+    core = strips_module
+    planned = decoding._decode_plan
     latent = torch.randn(1, 48, 2, 4, 3, generator=generator)
     with torch.inference_mode():
         expected = vae.decode(latent)[0]
     for plan in (None, core.DecodePlan(3, 2, offload=True)):
-        monkeypatch.setattr(pack.autoencoder, "_decode_plan", lambda *a, plan=plan: plan or planned(*a))
+        monkeypatch.setattr(decoding, "_decode_plan", lambda *a, plan=plan: plan or planned(*a))
         images = run("SwiftI2V_TiledVAEDecode", samples={"samples": latent}, vae=vae)[0]
         assert expected.std() > 0.05 and (images - expected).abs().max() <= 1e-5
     photo, motion = torch.rand(1, 32, 64, 3), torch.rand(5, 32, 64, 3)

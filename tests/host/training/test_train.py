@@ -8,6 +8,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.taesd.taehv import TAEHV
 from safetensors.torch import load_file, save_file
+from swifti2v.nodes.checks import models as model_checks
+from swifti2v.nodes.comfyui import models, sampling
 from tiny_training import make_dataset, project, stage_one, stage_two
 
 import nodes as host_nodes
@@ -92,7 +94,7 @@ def test_full_weights_load_in_the_stock_loader_and_in_ours(
     name = export_to(workspace, settings.output, "train_full.safetensors")
     model, kind = load_stage_two(run, name)
     assert kind == "concat"
-    stock = pack.host.with_shift(host_nodes.UNETLoader().load_unet(name, "default")[0], 5.0)
+    stock = models.with_shift(host_nodes.UNETLoader().load_unet(name, "default")[0], 5.0)
     assert torch.equal(sample(run, model, z_ref, text), sample(run, stock, z_ref, text))
 
 
@@ -128,14 +130,14 @@ def test_an_adapter_works_through_the_stock_lora_loader(pack, run, base, adapted
     adapter, merged = adapted
     loaded = host_nodes.UNETLoader().load_unet(base.name, "default")[0]
     patched = host_nodes.LoraLoaderModelOnly().load_lora_model_only(loaded, adapter, 1.0)[0]
-    model = pack.host.with_shift(patched, 5.0)
-    assert pack.checks.stage_two_model(model) == "concat"
+    model = models.with_shift(patched, 5.0)
+    assert model_checks.read_stage_two_kind(model) == "concat"
     theirs = sample(run, load_stage_two(run, merged)[0], z_ref, text)
     assert distance(sample(run, model, z_ref, text), theirs) <= 1e-5
     # The model that was patched goes back to what it was, also in the shape of its weight.
-    assert pack.checks.stage_two_model(loaded) == "plain"
+    assert model_checks.read_stage_two_kind(loaded) == "plain"
     alone = load_stage_two(run, base.name)[0]
-    again = pack.host.with_shift(loaded, 5.0)
+    again = models.with_shift(loaded, 5.0)
     assert torch.equal(sample(run, again, z_ref, text), sample(run, alone, z_ref, text))
 
 
@@ -143,7 +145,7 @@ def test_the_nodes_sample_as_rollouts_in_training_do(pack, run, stage_two, z_ref
     """The same noise, schedule and windows; latents in the network's own space on our side."""
     space = stage_two.get_model_object("latent_format")
     reference = space.process_in(z_ref["samples"])
-    noise = pack.host.SeededNoise(3).generate_noise(z_ref)
+    noise = sampling.SeededNoise(3).generate_noise(z_ref)
     state = {
         key: value.float() for key, value in load_native(TINY / "tiny_stage2_detail.safetensors").items()
     }
@@ -158,7 +160,7 @@ def test_stage_one_samples_as_the_node_does(pack, run, stage_one, vae, photo, te
     latents = theirs[1]["samples"]
     space = stage_one.get_model_object("latent_format")
     known = space.process_in(latents)
-    noise = pack.host.SeededNoise(3).generate_noise({"samples": latents})
+    noise = sampling.SeededNoise(3).generate_noise({"samples": latents})
     state = {
         key: value.float() for key, value in load_native(TINY / "tiny_stage1_motion.safetensors").items()
     }
@@ -225,4 +227,4 @@ def test_stage_one_loads_as_a_motion_model(pack, run, workspace, tmp_path, exper
     name = export_to(workspace, settings.output, f"train_motion_{channels}.safetensors")
     none = {"low_noise_model": "none", "high_noise_lora": "none", "low_noise_lora": "none"}
     model = run("SwiftI2V_LoadStageI", high_noise_model=name, **none, weight_dtype="default")[0]
-    assert pack.checks.stage_one_model(model, "the model") == channels
+    assert model_checks.read_stage_one_latents(model, "the model") == channels
