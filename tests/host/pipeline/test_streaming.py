@@ -108,7 +108,7 @@ def test_strips_equal_the_undivided_decode(
     stream, autoencoder, latent, whole, strips, latent_frames, offload
 ):
     frames, counts = decoded(stream, autoencoder, latent, stream.DecodePlan(strips, latent_frames, offload))
-    assert counts == {1: [1, 4, 4], 2: [5, 4], 3: [9]}[chunk]
+    assert counts == {1: [1, 4, 4], 2: [5, 4], 3: [9]}[latent_frames]
     assert frames.shape == whole.shape == (1, 3, 9, 48, 80)
     assert relative(frames, whole) <= 2e-6
 
