@@ -32,7 +32,7 @@ import dev  # noqa: E402
 
 NAME = "kill test"
 FUTURE = time.time() + 10 * 365 * 24 * 3600
-RESUMED = re.compile(r'Checkpoint "kill test": (\d+) of (\d+) segments are there')
+RESUMED = re.compile(r'Checkpoint "kill test": (\d+) of (\d+) segments restored')
 
 
 def graph(
