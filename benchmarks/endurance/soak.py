@@ -5,8 +5,8 @@
 Every run is the demo's graph at a small size, with a new seed, size and length; about 2 s per run on two
 CPU cores. Between runs, after a garbage collection, a probe in the server counts the tensors that Python
 holds and the open files of the process (sockets included), and reads its resident memory. Tensors and files
-must not grow after the tenth run; the exit status is 1 if they do. Resident memory is noisy: allocators keep
-freed memory in pools, sizes differ between runs, and ComfyUI keeps the history of every prompt.
+must not grow after the tenth run; the exit status is 1 if they do. Resident memory is noisy: allocators
+keep freed memory in pools, sizes differ between runs, and ComfyUI keeps the history of every prompt.
 """
 
 from __future__ import annotations

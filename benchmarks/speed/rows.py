@@ -155,7 +155,7 @@ def stage2(subject: Subject) -> list[Case]:
 def forced_plan(pack: wan_models.Pack, plan: tuple[Any, ...]) -> Iterator[None]:
     """Decode by the given plan instead of one made for the free memory."""
     chosen = pack.memory_plan.DecodePlan(*plan)
-    with mock.patch.object(pack.autoencoder, "_decode_plan", lambda vae, latent: chosen):
+    with mock.patch.object(pack.decode, "_decode_plan", lambda vae, latent: chosen):
         yield
 
 
@@ -175,7 +175,7 @@ def decode(subject: Subject) -> list[Case]:
         return pack.run("SwiftI2V_TiledVAEDecode", samples={"samples": samples}, vae=vae)[0]
 
     def streamed(samples: torch.Tensor) -> None:
-        for _ in pack.autoencoder.decode_bytes(vae, samples):
+        for _ in pack.decode.decode_bytes(vae, samples):
             pass
 
     def forced(samples: torch.Tensor, plan: tuple[Any, ...]) -> torch.Tensor:
@@ -216,7 +216,7 @@ def encode(subject: Subject) -> list[Case]:
         def pieces(_: torch.device) -> Iterator[torch.Tensor]:
             return iter([frames[:1], *frames[1:].split(4)])
 
-        return subject.pack.autoencoder.encode_reference(vae, *frames.shape[:3], pieces)
+        return subject.pack.encode.encode_reference(vae, *frames.shape[:3], pieces)
 
     def errors(result: torch.Tensor) -> tuple[float, float] | None:
         return differences(result, found[0] if found else None)

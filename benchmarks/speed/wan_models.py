@@ -53,7 +53,8 @@ class Pack:
         package = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(package)
         extension = asyncio.run(package.comfy_entrypoint())
-        self.autoencoder: ModuleType = sys.modules[f"{name}.nodes.pipeline.autoencoder"]
+        self.decode: ModuleType = sys.modules[f"{name}.nodes.pipeline.decode"]
+        self.encode: ModuleType = sys.modules[f"{name}.nodes.pipeline.encode"]
         self.memory_plan: ModuleType = sys.modules[f"{name}.swifti2v_core.vae.memory_plan"]
         self.nodes = {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
 
