@@ -11,7 +11,9 @@ import functools
 import importlib.util
 import inspect
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -22,6 +24,8 @@ import comfy.ldm.wan.vae2_2
 import comfy.model_management
 import comfy.ops
 import comfy.sd
+import comfy.utils
+import folder_paths
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -158,13 +162,17 @@ def load_vae(kind: str, divisor: int = 1) -> Any:
 
 
 def through_loader(pack: Pack, model: Any, **widgets: Any) -> Any:
-    """Return a MODEL from our Stage II loader, which gets a loaded model instead of a file."""
-    with (
-        mock.patch("comfy.sd.load_diffusion_model", lambda *_, **__: model),
-        mock.patch("folder_paths.get_full_path_or_raise", lambda _, name: name),
-        mock.patch("folder_paths.get_filename_list", lambda _: ["random"]),
-    ):
-        return pack.run("SwiftI2V_LoadStageII", model_name="random", lora="none", **widgets)[0]
+    """Return a MODEL from our Stage II loader, which finds an empty file and gets a loaded model for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "random.pt").touch()
+        paths = {"diffusion_models": ([folder], {".pt"})}
+        with (
+            mock.patch.dict(folder_paths.folder_names_and_paths, paths),
+            mock.patch.dict(folder_paths.filename_list_cache, clear=True),
+            mock.patch("comfy.utils.load_torch_file", lambda *_, **__: ({}, None)),
+            mock.patch("comfy.sd.load_diffusion_model_state_dict", lambda *_, **__: model),
+        ):
+            return pack.run("SwiftI2V_LoadStageII", model_name="random.pt", lora="none", **widgets)[0]
 
 
 # --- Floors -----------------------------------------------------------------------------------------
