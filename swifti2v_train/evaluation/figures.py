@@ -70,8 +70,8 @@ def figures(clip: Tensor, truth: Tensor, seconds: float = math.nan) -> Row:
     dict
         PSNR and SSIM; PSNR end, that of the last latent frame; Laplacian, the sharpness of the last
         latent frame relative to frame 0, and its slope; sharpness, that of the last latent frame relative
-        to the truth; lattice, the peak in the last latent frame; pulse at the lag of a segment of three latent
-        frames, and seam, see `metrics`; seconds.
+        to the truth; lattice, the peak in the last latent frame; pulse at the lag of a segment of three
+        latent frames, and seam, see `metrics`; seconds.
     """
     statistics = measure_clip(clip, truth)
     assert statistics.psnr is not None and statistics.ssim is not None
@@ -120,9 +120,8 @@ def gap_figures(latents: Tensor, reference: Tensor, truth: Tensor, segments: Seq
 
 
 def spread(values: Sequence[float], decimals: int) -> str:
-        PSNR and SSIM; PSNR end, that of the last latent frame; Laplacian, the sharpness of the last
-        latent frame relative to frame 0, and its slope; sharpness, that of the last latent frame relative
-        to the truth; lattice, the peak in the last latent frame; pulse at the lag of a segment of three latent
+    """Return mean and standard deviation, of one value no deviation, a dash unless all are finite."""
+    if not values or not all(math.isfinite(value) for value in values):
         return "-"
     mean = f"{np.mean(values):.{decimals}f}"
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{decimals}f}"
@@ -136,9 +135,8 @@ def _groups(rows: Sequence[Row]) -> dict[tuple[int, str], list[Row]]:
     return groups
 
 
-        PSNR and SSIM; PSNR end, that of the last latent frame; Laplacian, the sharpness of the last
-        latent frame relative to frame 0, and its slope; sharpness, that of the last latent frame relative
-        to the truth; lattice, the peak in the last latent frame; pulse at the lag of a segment of three latent
+def quality_table(rows: Sequence[Row], columns: Mapping[str, int] = COLUMNS) -> str:
+    """Return mean and deviation of figures as a Markdown table, with the decimals of ``columns``."""
     lines = [
         "| frames | | runs | " + " | ".join(columns) + " |",
         "|---|---|---|" + "---|" * len(columns),
