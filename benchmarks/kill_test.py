@@ -28,7 +28,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-import dev  # noqa: E402
+from devtools.comfyui_server import Server  # noqa: E402
+from devtools.environment import find_host  # noqa: E402
+from devtools.workspace import prepare_workspace  # noqa: E402
 
 NAME = "kill test"
 FUTURE = time.time() + 10 * 365 * 24 * 3600
@@ -73,17 +75,17 @@ class KillTest:
     """
 
     def __init__(self, folder: Path, options: tuple[str, ...] = ()) -> None:
-        dev.prepare_workspace(folder)
-        self.workspace, self.host = folder, dev.find_host()
+        prepare_workspace(folder)
+        self.workspace, self.host = folder, find_host()
         self.options = ("--cache-none", *options)
         self.log = folder / "server.log"
         self.checkpoints = folder / "output" / "swifti2v_checkpoints"
 
-    def server(self) -> dev.Server:
+    def server(self) -> Server:
         """Return a server that is not started yet."""
-        return dev.Server(self.host, self.workspace, log_path=self.log, extra_args=self.options)
+        return Server(self.host, self.workspace, log_path=self.log, extra_args=self.options)
 
-    def queue(self, server: dev.Server, prefix: str, **changes: Any) -> tuple[str, str]:
+    def queue(self, server: Server, prefix: str, **changes: Any) -> tuple[str, str]:
         """Queue the graph; return the prompt's and the client's id, for `wait`."""
         client = uuid.uuid4().hex
         return server.queue(graph(prefix, **changes), client), client

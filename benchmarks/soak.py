@@ -25,7 +25,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-import dev  # noqa: E402
+from devtools.comfyui_server import Server  # noqa: E402
+from devtools.environment import find_host  # noqa: E402
+from devtools.workspace import prepare_workspace  # noqa: E402
 
 PROBE = """
 import gc, os
@@ -85,12 +87,12 @@ def prompt_of(run: int) -> dict[str, Any]:
 
 def soak(runs: int, comfyui: str | None, workspace: Path) -> list[Counts]:
     """Run the graph on a server and return what it holds after every run."""
-    dev.prepare_workspace(workspace)
+    prepare_workspace(workspace)
     probe = workspace / "custom_nodes" / "soak_probe"
     probe.mkdir(exist_ok=True)
     (probe / "__init__.py").write_text(PROBE)
     held = []
-    with dev.Server(dev.find_host(comfyui), workspace, log_path=workspace / "server.log") as server:
+    with Server(find_host(comfyui), workspace, log_path=workspace / "server.log") as server:
         for run in range(runs):
             client = uuid.uuid4().hex
             server.wait(server.queue(prompt_of(run), client), client, timeout=600)
