@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.endurance.kill import KillTest, run
 from devtools.comfyui_server import Server
+from devtools.terminal import DevError
 
 
 @pytest.fixture(scope="module")

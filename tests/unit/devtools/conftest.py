@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import tarfile
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
 import pytest
+from comfyui_archive import make_archive
 
-from devtools import (
-    comfyui_download,
-    paths,
-    programs,
-)
+from devtools import comfyui_download, environment, paths, programs
 
 Patch = pytest.MonkeyPatch
-Capture = pytest.CaptureFixture[str]
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -37,22 +31,6 @@ def home(tmp_path: Path, monkeypatch: Patch) -> Path:
     return tmp_path
 
 
-def add_file(tar: tarfile.TarFile, name: str, text: str = "") -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(text)
-    tar.addfile(member, io.BytesIO(text.encode()))
-
-
-def make_archive(path: Path) -> Path:
-    """Write an archive like the package's: a small ComfyUI below vendor/, and other things."""
-    with tarfile.open(path, "w:gz") as tar:
-        add_file(tar, "pkg-1/other/vendor/ComfyUI/x.py", "not wanted either")
-        add_file(tar, "pkg-1/vendor/ComfyUI/main.py", "print('main')")
-        add_file(tar, "pkg-1/vendor/ComfyUI/comfyui_version.py", '__version__ = "0.30.0"\n')
-        add_file(tar, "pkg-1/vendor/ComfyUI/comfy/sd.py")
-    return path
-
-
 @pytest.fixture
 def download(home: Path, monkeypatch: Patch) -> list[str]:
     """Stand in for pip's download of the archive, whose hash is the expected one."""
@@ -67,5 +45,5 @@ def download(home: Path, monkeypatch: Patch) -> list[str]:
 
     monkeypatch.setitem(comfyui_download.HOSTS, "0.30.0", ("2.6.0", digest))
     monkeypatch.setattr(comfyui_download, "run_logged", run)
-    monkeypatch.setattr(comfyui_download, "ensure_venv", lambda: Path("python"))
+    monkeypatch.setattr(environment, "ensure_venv", lambda: Path("python"))
     return commands

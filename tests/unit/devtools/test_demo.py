@@ -7,24 +7,19 @@ from pathlib import Path
 
 import pytest
 
-import dev
-from devtools import (
-    paths,
-    terminal,
-)
+from devtools import demo, paths, terminal
 
 Patch = pytest.MonkeyPatch
-Capture = pytest.CaptureFixture[str]
 
 
-@pytest.mark.parametrize("name", dev.DEMOS.values())
+@pytest.mark.parametrize("name", demo.DEMOS.values())
 def test_photo_reaches_graph_and_embedded_workflow(tmp_path: Path, monkeypatch: Patch, name: str) -> None:
     monkeypatch.setattr(paths, "WORKSPACE", tmp_path)
     (tmp_path / "input").mkdir()
     photo = tmp_path / "Mein Bild (1).JPG"
     photo.write_text("data")
-    *mine, placed = dev.demo_graphs(name, photo)
-    *shipped, default = dev.demo_graphs(name, None)
+    *mine, placed = demo.demo_graphs(name, photo)
+    *shipped, default = demo.demo_graphs(name, None)
     assert placed == tmp_path / "input" / "photo_Mein_Bild_1_.JPG"
     assert placed.read_text() == "data"
     assert default == tmp_path / "input" / "life.jpg"
@@ -35,6 +30,6 @@ def test_find_video_takes_the_saved_video() -> None:
     picture = {"images": [{"filename": "a.png", "subfolder": ""}]}
     video = {"images": [{"filename": "c.mp4", "subfolder": "s"}], "animated": [True]}
     entry = {"outputs": {"1": picture, "2": {"text": ["words"]}, "3": video}}
-    assert dev.find_video(entry, Path("ws")) == Path("ws/output/s/c.mp4")
+    assert demo.find_video(entry, Path("ws")) == Path("ws/output/s/c.mp4")
     with pytest.raises(terminal.DevError, match="saved no video"):
-        dev.find_video({"outputs": {"1": picture}}, Path("ws"))
+        demo.find_video({"outputs": {"1": picture}}, Path("ws"))

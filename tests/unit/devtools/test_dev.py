@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import pytest
 
 import dev
+from devtools import paths
 
 Patch = pytest.MonkeyPatch
 Capture = pytest.CaptureFixture[str]
@@ -31,9 +32,9 @@ def test_interrupts_are_quiet_and_system_errors_one_sentence(monkeypatch: Patch,
 
 def test_dev_py_imports_nothing_but_the_standard_library() -> None:
     code = (
-        f"import sys; sys.path.append({str(dev.REPO)!r}); import dev;"
+        f"import sys; sys.path.append({str(paths.REPO)!r}); import dev;"
         "names = {name.split('.')[0] for name in sys.modules};"
-        "print(sorted(names - set(sys.stdlib_module_names) - {'dev', '__main__'}))"
+        "print(sorted(names - set(sys.stdlib_module_names) - {'dev', 'devtools', '__main__'}))"
     )
     command = [sys.executable, "-I", "-S", "-c", code]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"

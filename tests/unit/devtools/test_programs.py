@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from sentences import sentence
 
-import dev
+from devtools import programs
 
-Patch = pytest.MonkeyPatch
 Capture = pytest.CaptureFixture[str]
 
 
@@ -18,7 +17,7 @@ def test_failed_step_tells_the_reason_and_the_log(home: Path, capfd: Capture) ->
     code = "print('noise\\nERROR: no such package\\nhint'); raise SystemExit(1)"
     log = home / ".demo" / "setup.log"
     with sentence(f"installing packages failed: no such package (the log is {log})"):
-        dev.run_logged([sys.executable, "-c", code], "installing packages")
+        programs.run_logged([sys.executable, "-c", code], "installing packages")
     assert log.read_text().startswith("noise\n")
     # `dev.py host` promises a clean stdout.
     assert capfd.readouterr() == ("", "installing packages ... 0:00\n")

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 import dev
-from devtools import (
-    suites,
-)
+from devtools import suites
+from devtools.environment import Host
 
 Patch = pytest.MonkeyPatch
 Capture = pytest.CaptureFixture[str]
@@ -28,7 +27,7 @@ def runner(home: Path, monkeypatch: Patch) -> dict[str, Any]:
 
     monkeypatch.setattr(suites, "call", call)
     monkeypatch.setattr(suites, "ensure_venv", lambda: Path("python"))
-    host = dev.Host(Path("hostdir"), Path("python"), "0.30.0")
+    host = Host(Path("hostdir"), Path("python"), "0.30.0")
     monkeypatch.setattr(suites, "find_host", lambda version: host)
     monkeypatch.setattr(suites, "find_browser", lambda: "chromium")
     return state

@@ -6,17 +6,16 @@ import io
 
 import pytest
 
-import dev
+from devtools import terminal
 
 Patch = pytest.MonkeyPatch
-Capture = pytest.CaptureFixture[str]
 
 
 def test_live_line_overwrites_itself_on_a_terminal(monkeypatch: Patch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     stream = io.StringIO()
     monkeypatch.setattr(stream, "isatty", lambda: True)
-    live = dev.LiveLine(stream)
+    live = terminal.LiveLine(stream)
     live.show("x" * 50)
     live.show("short")
     live.close()
@@ -25,7 +24,7 @@ def test_live_line_overwrites_itself_on_a_terminal(monkeypatch: Patch) -> None:
 
 def test_live_line_is_sparse_in_a_file() -> None:
     stream = io.StringIO()
-    live = dev.LiveLine(stream, every=60)
+    live = terminal.LiveLine(stream, every=60)
     live.show("first")
     live.show("second")
     live.close()

@@ -7,14 +7,10 @@ from unittest.mock import Mock
 
 import pytest
 
-import dev
-from devtools import (
-    paths,
-    workspace,
-)
+from devtools import paths
+from devtools.workspace import MODELS, prepare_workspace
 
 Patch = pytest.MonkeyPatch
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
@@ -25,7 +21,7 @@ def pack(home: Path, monkeypatch: Patch) -> Path:
     (home / "nodes" / "a.py").write_text("a")
     assets = home / "tests" / "assets" / "tiny"
     (assets / "photos").mkdir(parents=True)
-    for name in (*workspace.MODELS, "photos/life.jpg"):
+    for name in (*MODELS, "photos/life.jpg"):
         (assets / name).write_text(name)
     monkeypatch.setattr(paths, "ASSETS", assets)
     return home
@@ -33,11 +29,11 @@ def pack(home: Path, monkeypatch: Patch) -> Path:
 
 def test_workspace_holds_pack_models_and_photos(pack: Path) -> None:
     workspace = pack / ".demo"
-    dev.prepare_workspace(workspace)
+    prepare_workspace(workspace)
     vae = workspace / "models" / "vae" / "tiny_vae48.safetensors"
     before = vae.stat().st_ctime_ns
     (paths.ASSETS / "photos" / "life.jpg").write_text("newer")
-    dev.prepare_workspace(workspace)
+    prepare_workspace(workspace)
     assert vae.stat().st_ctime_ns == before
     assert vae.read_text() == "tiny_vae48.safetensors"
     assert (workspace / "input" / "life.jpg").read_text() == "newer"
@@ -47,9 +43,9 @@ def test_workspace_holds_pack_models_and_photos(pack: Path) -> None:
 
 def test_pack_is_copied_where_links_are_forbidden(pack: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(Path, "symlink_to", Mock(side_effect=OSError("a required privilege is not held")))
-    dev.prepare_workspace(pack / ".demo")
+    prepare_workspace(pack / ".demo")
     (pack / "nodes" / "a.py").write_text("newer")
-    dev.prepare_workspace(pack / ".demo")
+    prepare_workspace(pack / ".demo")
     target = pack / ".demo" / "custom_nodes" / "swifti2v"
     assert not target.is_symlink()
     assert (target / "nodes" / "a.py").read_text() == "newer"
