@@ -99,7 +99,7 @@ def _check_asked(loras: tuple[str, ...], compile_blocks: bool) -> None:
 
 
 def _channels_asked(name: str, lora: str) -> int | None:
-    """Return the input channels that a model will have, as far as the files' headers say."""
+    """Return the input channels that a model will have, by the files' headers."""
     found = input_channels_of_file(name)
     widened = None if lora == NONE else input_channels_of_lora(lora)
     return found if widened is None else widened
@@ -197,7 +197,7 @@ class LoadStageI(io.ComfyNode):
 
 
 class LoadStageII(io.ComfyNode):
-    """Load the 2K detail model and say which kind it is."""
+    """Load the 2K detail model and name its kind."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

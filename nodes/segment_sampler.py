@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..swifti2v_core.resume.saved_segments import check_name
 from ..swifti2v_core.sigmas import check_denoise
-from ..swifti2v_core.stage_two.reference_strength import STRONGEST
+from ..swifti2v_core.stage_two.reference_strength import MAX_STRENGTH
 from ..swifti2v_core.stage_two.segment_loop import keep_finished
 from . import shared_inputs
 from .checks.conditioning import check_guider_conditions, check_prompt_ranges, read_prompts
@@ -62,7 +62,7 @@ def _window_inputs() -> list[io.Input]:
             options=list(POSITIONS),
             default="true",
             advanced=True,
-            tooltip="The time that the model is told for a window. true (default): its place in the "
+            tooltip="Time positions of a window for the model. true (default): its place in the "
             "clip. clamped: moved back into the 31 latent frames the model was trained on, for clips "
             "of more than 121 frames that change late in the clip.",
         ),
@@ -74,7 +74,7 @@ def _reference_strength_input() -> io.Float.Input:
         "reference_strength",
         default=1.0,
         min=0.0,
-        max=STRONGEST,
+        max=MAX_STRENGTH,
         step=0.05,
         round=0.01,
         optional=True,

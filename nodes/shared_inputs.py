@@ -63,7 +63,7 @@ def frames(what: str) -> io.Int.Input:
 
 
 def fit() -> io.Combo.Input:
-    """Return the widget that says how a photo meets another shape."""
+    """Return the widget that chooses how a photo is framed to another shape."""
     return io.Combo.Input(
         "fit",
         options=["crop", "pad"],

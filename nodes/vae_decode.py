@@ -143,7 +143,7 @@ class DecodeToVideo(io.ComfyNode):
         need = MemoryNeed(f"The video file of {width}x{height}", None)
         with explain_out_of_memory(need, device_of(vae)):
             pieces = decode_bytes(vae, latent)
-            first = next(pieces)  # a failed decode leaves no file, and tells the frames' real size
+            first = next(pieces)  # before the file: a failed decode leaves none
             height, width = first.shape[1:3]
             path, subfolder = new_output_file(filename_prefix, chosen.extension, width, height)
             with VideoFile(path, width, height, rate, chosen, crf, tags) as video:

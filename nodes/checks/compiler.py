@@ -8,8 +8,8 @@ from importlib.util import find_spec
 
 import torch
 
-COMPILING_TORCH = (2, 8)
-"""First version of PyTorch that can be told which guards to keep."""
+COMPILING_TORCH = "2.8"
+"""First version of PyTorch that lets us choose the guards to keep."""
 
 COMPILERS = ("g++", "clang++", "c++", "cl")
 """Programs that PyTorch compiles CPU code with."""

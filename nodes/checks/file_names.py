@@ -26,7 +26,7 @@ WINDOWS = re.compile(r'[<>:"|?*]')
 def check_filename_prefix(prefix: str) -> None:
     """Raise ValueError if a prefix names no file that can be written inside ComfyUI's output folder.
 
-    ComfyUI says so only on saving, after minutes of work.
+    ComfyUI refuses only when it saves, after minutes of work.
     """
     if not os.path.basename(prefix):
         raise _refusal(prefix, "names no file", f"{prefix}SwiftI2V")

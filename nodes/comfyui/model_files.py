@@ -1,4 +1,4 @@
-"""Model files: which there are, and what their headers say before anything is loaded."""
+"""Model files: their names, and their headers, read before anything is loaded."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from ...swifti2v_core.text import shortened
 from . import memory
 from .model_files import model_path
 
-WEIGHT_DTYPES = {
+WEIGHT_DTYPES: dict[str, dict[str, Any]] = {
     "default": {},
     "fp8_e4m3fn": {"dtype": torch.float8_e4m3fn},
     "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
@@ -31,7 +31,7 @@ PATCH_EMBEDDING = "diffusion_model.patch_embedding.weight"
 """The weight whose second dimension is the number of input channels."""
 
 
-class FlowSampling(ModelSamplingDiscreteFlow, CONST):  # type: ignore[misc]
+class FlowSampling(ModelSamplingDiscreteFlow, CONST):
     """Flow matching with a shift, composed as in ComfyUI's ModelSamplingSD3 node."""
 
 

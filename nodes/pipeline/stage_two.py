@@ -12,7 +12,7 @@ import torch
 
 from ...swifti2v_core.attention.read_only import ReadOnlyContext
 from ...swifti2v_core.geometry import pixel_size, tokens_per_latent_frame
-from ...swifti2v_core.reference.keyframes import append_frames, append_silence
+from ...swifti2v_core.reference.keyframes import append_frames, append_zero_noise
 from ...swifti2v_core.seeds import clip_seed
 from ...swifti2v_core.stage_two.drift_control import match_statistics
 from ...swifti2v_core.stage_two.segment_loop import clean_mask, run_segments, take_window
@@ -261,7 +261,7 @@ def _redraw_clip(
     clip, working = denoiser.clip, denoiser.clip.latents
     if keyframes is not None:
         working = append_frames(clip.latents, keyframes)
-        noise = append_silence(clip.noise, keyframes)
+        noise = append_zero_noise(clip.noise, keyframes)
         denoiser = replace(denoiser, clip=replace(clip, noise=noise))
     for segment in run_segments(working, segments, denoiser.denoise, start=first):
         resume.save(clip.place, segment, working)

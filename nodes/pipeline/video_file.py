@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 import av
 import torch
 from av.video.reformatter import ColorRange, Colorspace
+from av.video.stream import VideoStream
 
 BT709 = 1
 """Number of BT.709 in the standards' tables of primaries and transfer functions (ITU-T H.273)."""
@@ -87,7 +89,7 @@ class VideoFile:
         tags: dict[str, str],
     ) -> None:
         self._path = path
-        # The name is given only to a complete file; a killed process leaves a .part behind.
+        # Only a complete file gets the name; a killed process leaves a .part.
         self._part = Path(f"{path}.part")
         self._container = av.open(
             str(self._part),
@@ -97,9 +99,10 @@ class VideoFile:
         )
         try:
             self._container.metadata.update(tags)
-            self._stream = self._container.add_stream(
+            stream = self._container.add_stream(
                 codec.encoder, rate=rate, options={"crf": str(crf), **codec.options}
             )
+            self._stream = cast(VideoStream, stream)  # all our encoders are video
             self._stream.width, self._stream.height = width, height
             self._stream.pix_fmt = "yuv420p"
             self._mark_colors()

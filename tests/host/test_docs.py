@@ -58,7 +58,7 @@ def shown_default(value):
 def sentences():
     """Every text in the sources, with … for the values put into it."""
     found = set()
-    for path in sorted([*(ROOT / "nodes").rglob("*.py"), *(ROOT / "swifti2v_core").glob("*.py")]):
+    for path in sorted([*(ROOT / "nodes").rglob("*.py"), *(ROOT / "swifti2v_core").rglob("*.py")]):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.add(re.sub(r"%[ds]", "…", node.value))

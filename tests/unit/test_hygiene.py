@@ -9,29 +9,37 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-IGNORED = [
-    line.strip()
-    for line in (ROOT / ".comfyignore").read_text().splitlines()
-    if line.strip()[:1] not in ("", "#")
-]
+
+
+def git(*arguments, names=()):
+    """Run git at the root with `names` on its standard input; return the names it prints."""
+    done = subprocess.run(
+        ["git", *arguments],
+        cwd=ROOT,
+        input="".join(f"{name}\0" for name in names),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stderr  # check-ignore returns 1 if it matches nothing
+    return [name for name in done.stdout.split("\0") if name]
+
+
+def left_out(names):
+    """Return those of the names that .comfyignore drops, by git's own reading of its rules."""
+    rules = f"core.excludesFile={ROOT / '.comfyignore'}"
+    return set(git("-c", rules, "check-ignore", "--no-index", "--stdin", "-z", names=names))
 
 
 def shipped():
-    """The files of the archive: tracked by git, minus .comfyignore."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split("\n")
-    for name in filter(None, listed):
-        inside_folder = any(rule.endswith("/") and name.startswith(rule) for rule in IGNORED)
-        if not inside_folder and name not in IGNORED and (ROOT / name).is_file():
-            yield ROOT / name
+    """Return the files of the archive: those of the repository that .comfyignore does not drop."""
+    names = git("ls-files", "-co", "--exclude-standard", "-z")
+    dropped = left_out(names)
+    return [ROOT / name for name in names if name not in dropped and (ROOT / name).is_file()]
 
 
-FILES = list(shipped())
+FILES = shipped()
 PYTHON = [path for path in FILES if path.suffix == ".py"]
 BANNED_IMPORTS = {
     "subprocess",
@@ -55,6 +63,20 @@ def test_the_archive_holds_what_users_need_and_nothing_else():
     assert {"__init__.py", "nodes", "swifti2v_core", "workflows", "web", "pyproject.toml", "LICENSE"} <= top
     assert sum(path.stat().st_size for path in FILES) < 2_000_000
     assert not [path for path in FILES if path.suffix in (".safetensors", ".js", ".sh", ".pt")]
+
+
+def test_the_help_pages_are_in_the_archive():
+    pages = {path for path in FILES if path.parent == ROOT / "web" / "docs"}
+    assert pages == set((ROOT / "web" / "docs").glob("*.md")) and len(pages) == 11
+
+
+def test_the_developers_files_are_not_in_the_archive():
+    names = {
+        "devtools/suites.py", "dev.py", "swifti2v_train/config.py", "swifti2v_train/recipes/tiny.yaml",
+        "docs/ARCHITECTURE.md", "tests/unit/test_hygiene.py", "benchmarks/RESULTS.md", "CONTRIBUTING.md",
+        ".pre-commit-config.yaml", ".comfyignore", ".gitignore", ".github/workflows/test.yml", ".ci/run",
+    }  # fmt: skip
+    assert left_out(names | {"web/docs/SwiftI2V_SegmentSampler.md", "nodes/docs/page.md"}) == names
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))

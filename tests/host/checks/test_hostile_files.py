@@ -451,7 +451,7 @@ PLANTED = {
 @pytest.mark.parametrize("what", PLANTED)
 def test_a_checkpoint_from_a_stranger_counts_as_none(pack, tmp_path, caplog, what):
     module, frames = saved_segments, torch.ones(1, 48, 1, 2, 2)
-    held = module.Checkpoint(tmp_path, "clip", {"seed": "1"})
+    held = module.SavedSegments(tmp_path, "clip", {"seed": "1"})
     held.save(0, 0, frames)
     assert torch.equal(held.load(0, 0, frames.shape), frames)
     (path,) = tmp_path.rglob("*.safetensors")

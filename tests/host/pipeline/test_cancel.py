@@ -77,7 +77,7 @@ KEEPING = ["segments, saved"]
 def plans(pack, monkeypatch):
     """Decode in resting strips, several latent frames at a time: what runs longest in one piece."""
     plan = memory_plan
-    monkeypatch.setattr(plan, "plan_decode", lambda *_: plan.DecodePlan(2, 3, rests=True))
+    monkeypatch.setattr(plan, "plan_decode", lambda *_: plan.DecodePlan(2, 3, offload=True))
 
 
 @pytest.fixture

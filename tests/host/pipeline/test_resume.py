@@ -122,7 +122,7 @@ def test_a_cancelled_run_goes_on_behind_its_finished_segments(
     assert len(files(folder)) == finished
     said()
     assert torch.equal(sample(checkpoint="walk"), expected)
-    assert said() == ([f'Checkpoint "walk": {finished} of 3 segments are there.'] if finished else [])
+    assert said() == ([f'Checkpoint "walk": {finished} of 3 segments restored.'] if finished else [])
 
 
 def test_a_finished_run_is_not_made_again(sample, monkeypatch):
@@ -365,7 +365,7 @@ def test_quantized_weights_can_be_saved(pack, sample, said):
     expected = sample(model=model)
     assert torch.equal(sample(model=model, checkpoint="walk"), expected)
     assert torch.equal(sample(model=model, checkpoint="walk"), expected)
-    assert said() == ['Checkpoint "walk": 3 of 3 segments are there.']
+    assert said() == ['Checkpoint "walk": 3 of 3 segments restored.']
 
 
 def test_a_vae_inside_a_patch_counts_and_does_no_harm(pack, sample, stage_two, vae, said):
@@ -384,7 +384,7 @@ def test_a_vae_inside_a_patch_counts_and_does_no_harm(pack, sample, stage_two, v
     expected = sample(model=model, checkpoint="walk")
     said()
     assert torch.equal(sample(model=model, checkpoint="walk"), expected)
-    assert said() == ['Checkpoint "walk": 3 of 3 segments are there.']
+    assert said() == ['Checkpoint "walk": 3 of 3 segments restored.']
 
 
 def test_compiled_blocks_are_the_same_in_every_process(pack, stage_two, said):

@@ -102,11 +102,13 @@ def relative(found, expected):
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-@pytest.mark.parametrize(("chunk", "rests"), [(1, False), (2, True), (3, True)])
+@pytest.mark.parametrize(("latent_frames", "offload"), [(1, False), (2, True), (3, True)])
 @pytest.mark.parametrize("strips", [1, 2, 3, 4, 5])
-def test_strips_equal_the_undivided_decode(stream, autoencoder, latent, whole, strips, chunk, rests):
-    frames, counts = decoded(stream, autoencoder, latent, stream.DecodePlan(strips, chunk, rests))
-    assert counts == {1: [1, 4, 4], 2: [5, 4], 3: [9]}[chunk]
+def test_strips_equal_the_undivided_decode(
+    stream, autoencoder, latent, whole, strips, latent_frames, offload
+):
+    frames, counts = decoded(stream, autoencoder, latent, stream.DecodePlan(strips, latent_frames, offload))
+    assert counts == {1: [1, 4, 4], 2: [5, 4], 3: [9]}[latent_frames]
     assert frames.shape == whole.shape == (1, 3, 9, 48, 80)
     assert relative(frames, whole) <= 2e-6
 
@@ -116,7 +118,7 @@ def test_strips_equal_the_undivided_decode(stream, autoencoder, latent, whole, s
 def test_both_families_at_odd_sizes(stream, family, latent_frames, size):
     """One strip per two cells of features: every place where strips can meet is met."""
     latent = random_latent(family, latent_frames, *size)
-    plan = stream.DecodePlan(2 * max(size), 2, rests=True)
+    plan = stream.DecodePlan(2 * max(size), 2, offload=True)
     assert relative(decoded(stream, family, latent, plan)[0], undivided(family, latent)) <= 2e-6
 
 
@@ -234,13 +236,13 @@ def test_encoding_in_pieces_and_strips_equals_the_whole(stream, family, strips, 
 
 
 def test_which_autoencoders_stream(stream, family, vae):
-    assert stream.streams(family)
-    assert not stream.streams(vae.first_stage_model)
-    assert not stream.streams(torch.nn.Linear(1, 1))
+    assert stream.is_wan_autoencoder(family)
+    assert not stream.is_wan_autoencoder(vae.first_stage_model)
+    assert not stream.is_wan_autoencoder(torch.nn.Linear(1, 1))
     with torch.device("meta"):
         twice = wan21.WanVAE(dim=8, z_dim=16, temperal_downsample=[False, True, True], conv_out_channels=12)
         transparent = wan21.WanVAE(dim=8, z_dim=16, image_channels=4, conv_out_channels=4)
-    assert not stream.streams(twice) and not stream.streams(transparent)
+    assert not stream.is_wan_autoencoder(twice) and not stream.is_wan_autoencoder(transparent)
 
 
 def test_strips_cover_everything_once(planning):
@@ -300,28 +302,28 @@ class Peak(Held):
 
 
 class Elsewhere:
-    """A shelf in memory that is not counted."""
+    """A cache in memory that is not counted."""
 
     def __init__(self, pin):
-        self._resting = {}
+        self._kept = {}
 
-    def put(self, tensors):
-        self._resting = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+    def store(self, tensors):
+        self._kept = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
-    def take(self, device):
-        return {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in self._resting.items()}
+    def fetch(self, device):
+        return {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in self._kept.items()}
 
 
 @pytest.mark.parametrize("cut", PLANS_OF_2K)
 def test_a_2k_decode_takes_what_was_planned(stream, planning, real, shapes_alone, cut, monkeypatch):
     plan = planning.DecodePlan(*cut)
-    monkeypatch.setattr(stream, "Shelf", Elsewhere)
+    monkeypatch.setattr(stream, "PinnedCache", Elsewhere)
     with torch.device("meta"), torch.inference_mode(), Peak() as peak:
-        latent = torch.empty(1, 48, 2 + plan.chunk, 88, 160, dtype=torch.bfloat16)
+        latent = torch.empty(1, 48, 2 + plan.latent_frames, 88, 160, dtype=torch.bfloat16)
         decoder = stream.StripDecoder(real, plan, lambda pixels: pixels.float().half(), unpinned)
         for frames in decoder.decode(latent):
             del frames
-    planned = planning.decode_need(real.decoder, 88, 160, 2, plan)
+    planned = planning.decode_memory_bytes(real.decoder, 88, 160, 2, plan)
     assert 0.7 * planned < peak.most <= planned
 
 
@@ -330,7 +332,7 @@ def test_a_2k_encode_takes_what_was_planned(stream, planning, real, shapes_alone
     with torch.device("meta"), torch.inference_mode(), Peak() as peak:
         pieces = (torch.empty(count, 1408, 2560, 3, dtype=torch.bfloat16) for count in (1, 4, 4))
         list(stream.StripEncoder(real, strips).encode(pieces))
-    planned = planning.encode_need(real.encoder, 1408, 2560, 2, strips)
+    planned = planning.encode_memory_bytes(real.encoder, 1408, 2560, 2, strips)
     assert 0.7 * planned < peak.most <= planned
 
 
@@ -341,8 +343,8 @@ def test_plans_by_free_memory(planning, real):
     assert plan(60) == planning.DecodePlan(1, 1)
     assert plan(20) == planning.DecodePlan(2, 1)
     assert plan(17.5) == planning.DecodePlan(4, 1)
-    assert plan(10) == planning.DecodePlan(8, 6, rests=True)
-    assert plan(1) == planning.DecodePlan(64, 1, rests=True)  # try it; out of memory is handled elsewhere
+    assert plan(10) == planning.DecodePlan(8, 6, offload=True)
+    assert plan(1) == planning.DecodePlan(64, 1, offload=True)  # try it; out of memory is handled elsewhere
     strips = [planning.plan_encode(real.encoder, 1408, 2560, 2, size * 2**30) for size in (20, 8, 6, 1)]
     assert strips == sorted(strips) and strips[0] == 1 and strips[-1] == 16
 
@@ -361,10 +363,10 @@ def test_memories_are_counted_exactly(stream, planning, family, size, monkeypatc
     decoder = stream.StripDecoder(family, planning.DecodePlan(1, 1), raw, unpinned)
     with torch.inference_mode():
         list(decoder.decode(latent))
-    held = sum(part.numel() * 4 for part in decoder._strip_memories[0].values())
+    held = sum(part.numel() * 4 for part in decoder._strip_caches[0].values())
     monkeypatch.setattr(planning, "DECODE_COPIES", 0)
-    nothing_whole = dataclasses.replace(planning.DecodePlan(1, 1), chunk=0)
-    assert planning.decode_need(family.decoder, *size, 4, nothing_whole) == held
+    nothing_whole = dataclasses.replace(planning.DecodePlan(1, 1), latent_frames=0)
+    assert planning.decode_memory_bytes(family.decoder, *size, 4, nothing_whole) == held
 
 
 # --- Through the nodes, with ComfyUI's VAE around the module ----------------------------------------
@@ -464,7 +466,7 @@ def test_what_is_pinned_is_unpinned_also_after_an_error(pack, host_vae, latent, 
     monkeypatch.setattr(management, "pin_memory", lambda tensor: pinned.setdefault(id(tensor), True))
     monkeypatch.setattr(management, "unpin_memory", lambda t: order.append("unpin") or pinned.pop(id(t)))
     monkeypatch.setattr(memory, "synchronize", lambda device: order.append("wait"))
-    plan = memory_plan.DecodePlan(2, 2, rests=True)
+    plan = memory_plan.DecodePlan(2, 2, offload=True)
     monkeypatch.setattr(decoding, "_decode_plan", lambda *_: plan)
     with torch.inference_mode():
         frames = decoding.decode_bytes(host_vae, latent)
@@ -481,7 +483,7 @@ def test_what_a_failed_attempt_pinned_is_unpinned_before_the_next(pack, host_vae
     monkeypatch.setattr(management, "pin_memory", lambda tensor: pinned.add(id(tensor)) or True)
     monkeypatch.setattr(management, "unpin_memory", lambda tensor: pinned.discard(id(tensor)))
     monkeypatch.setattr(memory, "synchronize", lambda device: None)
-    plan = memory_plan.DecodePlan(8, 2, rests=True)
+    plan = memory_plan.DecodePlan(8, 2, offload=True)
     monkeypatch.setattr(decoding, "_decode_plan", lambda *_: plan)
     start, strip = core.StripDecoder.__init__, core.StripDecoder._strip
 
@@ -586,7 +588,7 @@ def test_the_real_shapes_through_comfyuis_own_vae_object(pack, run, monkeypatch)
     latent = torch.randn(1, 48, 2, 4, 3, generator=generator)
     with torch.inference_mode():
         expected = vae.decode(latent)[0]
-    for plan in (None, core.DecodePlan(3, 2, rests=True)):
+    for plan in (None, core.DecodePlan(3, 2, offload=True)):
         monkeypatch.setattr(decoding, "_decode_plan", lambda *a, plan=plan: plan or planned(*a))
         images = run("SwiftI2V_TiledVAEDecode", samples={"samples": latent}, vae=vae)[0]
         assert expected.std() > 0.05 and (images - expected).abs().max() <= 1e-5
