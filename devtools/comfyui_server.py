@@ -2,104 +2,43 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
 import math
 import os
-import select
 import socket
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from devtools.comfyui_client import Client, HttpError, WebSocket
 from devtools.environment import Host
 from devtools.programs import stop_process
-from devtools.terminal import DevError, clock
-
-
-class WebSocket:
-    """A websocket client (RFC 6455) that reads what ComfyUI sends: whole messages, no pings."""
-
-    TEXT, BINARY = 1, 2
-
-    def __init__(self, port: int, path: str) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
-        key = base64.b64encode(os.urandom(16)).decode()
-        request = (
-            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
-        self._socket.sendall(request.encode())
-        answer = b""
-        while not answer.endswith(b"\r\n\r\n"):
-            answer += self._read(1)
-        if b" 101 " not in answer.split(b"\r\n")[0]:
-            self.close()
-            raise DevError("The server refused the websocket for live progress.")
-
-    def _read(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            part = self._socket.recv(count - len(data))
-            if not part:
-                raise ConnectionError("The server closed the websocket.")
-            data += part
-        return data
-
-    def receive(self, timeout: float) -> tuple[int, bytes] | None:
-        """Return the next message as (opcode, payload), or None when none begins in time."""
-        if not select.select([self._socket], [], [], timeout)[0]:
-            return None
-        first, length = self._read(2)
-        if length >= 126:
-            length = int.from_bytes(self._read(2 if length == 126 else 8), "big")
-        return first & 0x0F, self._read(length)
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-@dataclass
-class Progress:
-    """What is known about a running prompt."""
-
-    node: str = ""
-    value: float = 0.0
-    maximum: float = 1.0
-    previews: int = 0
-
-    def update(self, kind: int, payload: bytes) -> str:
-        """Take in one websocket message; return its type."""
-        if kind == WebSocket.BINARY:
-            self.previews += payload.startswith(b"\0\0\0\1")
-        if kind != WebSocket.TEXT:
-            return ""
-        message = json.loads(payload)
-        data = message["data"]
-        if message["type"] == "executing" and data["node"]:
-            self.node, self.value, self.maximum = data["node"], 0.0, 1.0
-        elif message["type"] == "progress":
-            self.node, self.value, self.maximum = data["node"], data["value"], data["max"]
-        return str(message["type"])
-
-    def line(self, names: dict[str, str], elapsed: float) -> str:
-        """Describe where the run stands: node, step, percent of that node, elapsed time."""
-        name = names.get(self.node, "Waiting for the first node")
-        if self.maximum <= 1:  # ComfyUI counts a node that reports no steps from 0 to 1
-            return f"{name}, {clock(elapsed)}"
-        percent = 100 * self.value / self.maximum
-        return f"{name}: step {self.value:g}/{self.maximum:g}, {percent:.0f} %, {clock(elapsed)}"
+from devtools.prompts import Progress, refusal_sentences, succeeded
+from devtools.terminal import DevError
 
 
 class Server:
-    """A ComfyUI process on a free loopback port, for the length of a `with` block."""
+    """A ComfyUI process on a free loopback port, for the length of a `with` block.
+
+    Parameters
+    ----------
+    host
+        The ComfyUI folder and its Python.
+    workspace
+        The base directory, see `prepare_workspace`.
+    log_path
+        The file for ComfyUI's output, overwritten at every start.
+    extra_args
+        Further command-line arguments for ComfyUI.
+
+    Raises
+    ------
+    DevError
+        On entering: ComfyUI ends, does not answer or finds no free port.
+    """
 
     START_SECONDS = 300.0
     PORT_TRIES = 3
@@ -113,22 +52,29 @@ class Server:
         self.extra_args = extra_args
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
-        # A temporary folder and database of its own, so that several servers can run at once.
+        # Several servers can run at once, so each has its own temporary folder and database.
         self._temporary = tempfile.TemporaryDirectory(prefix="swifti2v-", ignore_cleanup_errors=True)
-        self._sockets: dict[str, WebSocket] = {}
-        # Without proxies: a proxy set for the outside world must not see loopback requests.
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self._client: Client | None = None
+        self._websockets: dict[str, WebSocket] = {}
 
     @property
     def url(self) -> str:
+        """The address of the web page."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def client(self) -> Client:
+        """The connection; raises DevError unless ComfyUI runs."""
+        if self._client is None:
+            raise DevError("ComfyUI is not running.")
+        return self._client
 
     # Start and stop
 
     def __enter__(self) -> Server:
         try:
             for _ in range(self.PORT_TRIES):
-                self.port = free_port()
+                self.connect(free_port())
                 self._launch()
                 if self._is_ready():
                     return self
@@ -139,6 +85,17 @@ class Server:
         raise DevError(
             f"ComfyUI found its port taken by another program {self.PORT_TRIES} times; try again."
         )
+
+    def connect(self, port: int) -> None:
+        """Send requests to this port from now on."""
+        self._disconnect()
+        self.port = port
+        self._client = Client(self.url)
+
+    def _disconnect(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
     def __exit__(self, *_: object) -> None:
         self.stop()
@@ -171,7 +128,7 @@ class Server:
         """Wait until our ComfyUI answers; return False when another program took its port."""
         deadline = time.monotonic() + self.START_SECONDS
         while time.monotonic() < deadline:
-            # Whatever else may answer on this port does not know our temporary folder.
+            # Another program that answers on this port does not know our temporary folder.
             with contextlib.suppress(Exception):
                 stats = self.get("/system_stats", timeout=5)
                 if self._temporary.name in stats["system"]["argv"]:
@@ -188,7 +145,7 @@ class Server:
         )
 
     def check_alive(self) -> None:
-        """Raise DevError with ComfyUI's last words when it has ended."""
+        """Raise DevError with the end of ComfyUI's log if the process has ended."""
         code = self.process.poll() if self.process else None
         if code is not None:
             tail = "\n".join(self._log().splitlines()[-12:])
@@ -198,38 +155,36 @@ class Server:
         return self.log_path.read_text(encoding="utf-8", errors="replace")
 
     def stop(self) -> None:
-        """Stop the process and remove its temporary files."""
-        if self.process is not None:
-            stop_process(self.process)
-        self._temporary.cleanup()
+        """Stop the process, close the connection and remove the temporary files."""
+        try:
+            if self.process is not None:
+                stop_process(self.process)
+        finally:
+            self._disconnect()
+            self._temporary.cleanup()
 
     # Requests
 
     def get(self, path: str, timeout: float = 120) -> Any:
         """GET a path and return the JSON answer."""
-        with self._opener.open(self.url + path, timeout=timeout) as answer:
-            return json.load(answer)
+        return self.client.request("GET", path, timeout=timeout)
 
     def post(self, path: str, payload: Any) -> Any:
         """POST a JSON payload and return the JSON answer, None when it is empty."""
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self.url + path, json.dumps(payload).encode(), headers)
-        with self._opener.open(request, timeout=120) as answer:
-            body = answer.read()
-        return json.loads(body) if body else None
+        return self.client.request("POST", path, payload)
 
     def queue(
         self, prompt: dict[str, Any], client_id: str, extra_data: dict[str, Any] | None = None
     ) -> str:
         """Queue an API-format graph and return its prompt id; a refusal becomes a DevError."""
-        # The websocket comes first, so that no message is missed; `wait` closes it.
-        self._sockets[client_id] = WebSocket(self.port, f"/ws?clientId={client_id}")
+        # Opened before the prompt is queued, so that no message is missed; `wait` closes it.
+        self._websockets[client_id] = self.client.websocket(f"/ws?clientId={client_id}")
         payload = {"prompt": prompt, "client_id": client_id, "extra_data": extra_data or {}}
         try:
             return str(self.post("/prompt", payload)["prompt_id"])
-        except urllib.error.HTTPError as error:
-            self._sockets.pop(client_id).close()
-            raise DevError(refusal_sentences(error.read())) from None
+        except HttpError as error:
+            self._websockets.pop(client_id).close()
+            raise DevError(refusal_sentences(error.body)) from None
 
     def wait(
         self,
@@ -240,11 +195,11 @@ class Server:
     ) -> dict[str, Any]:
         """Follow a queued prompt to its end; return its history entry or raise DevError."""
         progress, deadline = Progress(), time.monotonic() + timeout
-        with contextlib.closing(self._sockets.pop(client_id)) as messages:
+        with contextlib.closing(self._websockets.pop(client_id)) as messages:
             while time.monotonic() < deadline:
                 try:
                     message = messages.receive(1.0)
-                    event = progress.update(*message) if message else "status"
+                    event = "status" if message is None else progress.update(message)
                     on_progress(progress)
                     # ComfyUI sends its status when a prompt ends, too; after a silence, ask anyway.
                     history = self.get(f"/history/{prompt_id}") if event == "status" else {}
@@ -269,28 +224,6 @@ def free_port() -> int:
 
 
 def has_accelerator(python: Path) -> bool:
-    """Tell whether the host's torch sees a GPU; without one ComfyUI needs --cpu to start."""
+    """Return whether torch sees a GPU; without one ComfyUI needs --cpu to start."""
     code = "import sys, torch; sys.exit(not torch.accelerator.is_available())"
     return subprocess.run([python, "-c", code], capture_output=True, check=False).returncode == 0
-
-
-def succeeded(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return a history entry of a finished prompt, or raise DevError with what went wrong."""
-    status = entry["status"]
-    if status["status_str"] == "success":
-        return entry
-    for event, data in status["messages"]:
-        if event == "execution_error":
-            raise DevError(f"The node {data['node_type']} failed: {data['exception_message'].strip()}")
-    raise DevError("The workflow was interrupted.")
-
-
-def refusal_sentences(body: bytes) -> str:
-    """Turn ComfyUI's refusal of a graph into one sentence per problem."""
-    answer = json.loads(body)
-    sentences = [
-        f"Node {node_id} ({node['class_type']}): {error['message']}: {error['details']}".rstrip(": ")
-        for node_id, node in (answer["node_errors"] or {}).items()
-        for error in node["errors"]
-    ]
-    return "\n".join(sentences) or f"ComfyUI refused the workflow: {answer['error']['message']}"

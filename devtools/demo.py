@@ -1,7 +1,11 @@
-"""A photo becomes a moving clip in a real ComfyUI."""
+"""Turn a photo into a moving clip in a real ComfyUI.
+
+`python3 dev.py demo` starts this module in ComfyUI's Python.
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import re
@@ -15,18 +19,15 @@ from typing import Any
 from devtools import paths
 from devtools.comfyui_server import Server
 from devtools.environment import Host, find_host
-from devtools.programs import call
-from devtools.terminal import DevError, LiveLine
-from devtools.workspace import prepare_workspace
-
-DEMOS = {"camera": "swifti2v_demo", "model": "swifti2v_demo_model_motion"}
+from devtools.programs import call, module_command
+from devtools.prompts import find_video
+from devtools.terminal import DevError, LiveLine, exit_code
+from devtools.workspace import DEMOS, prepare_workspace
 
 
 def demo(image: Path | None, motion: str, serve: bool) -> None:
-    """Turn a photo into a clip in a real ComfyUI and print where it is."""
+    """Make the clip, then print its figures, its path and its contact sheet."""
     started = time.monotonic()
-    if image is not None and not image.is_file():
-        raise DevError(f"The photo {image} is not a file.")
     if motion == "model":
         print("The tiny Stage I model melts large motion; the default, --motion camera, does not.")
     host = find_host()
@@ -49,12 +50,15 @@ def demo(image: Path | None, motion: str, serve: bool) -> None:
 
 
 def demo_graphs(name: str, image: Path | None) -> tuple[dict[str, Any], dict[str, Any], Path]:
-    """Load the demo as API-format graph and as UI workflow, put the user's photo in; also return it."""
+    """Return the demo as API-format graph and as UI workflow, and the path of its photo.
+
+    The user's `image`, if any, replaces the photo in both.
+    """
     prompt = json.loads((paths.REPO / "tests" / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
     workflow = json.loads((paths.REPO / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
     loader = next(node for node in prompt.values() if node["class_type"] == "LoadImage")
     if image is not None:
-        # The prefix keeps the demo's own photos apart.
+        # The prefix protects the demo's own photos.
         photo = f"photo_{re.sub(r'[^A-Za-z0-9]+', '_', image.stem)}{image.suffix}"
         shutil.copyfile(image, paths.WORKSPACE / "input" / photo)
         loader["inputs"]["image"] = photo
@@ -75,19 +79,10 @@ def render(server: Server, prompt: dict[str, Any], workflow: dict[str, Any], liv
     return find_video(entry, server.workspace)
 
 
-def find_video(entry: dict[str, Any], workspace: Path) -> Path:
-    """Return the video file that a history entry names as saved."""
-    for output in entry["outputs"].values():
-        for item in output.get("images", ()):
-            if item["filename"].endswith((".mp4", ".webm")):
-                return workspace.joinpath("output", item["subfolder"], item["filename"])
-    raise DevError("The workflow finished, but it saved no video.")
-
-
 def report(host: Host, video: Path, photo: Path, motion: str) -> Path:
-    """Print the figures of a clip and write its contact sheet; return the sheet."""
+    """Print the figures of a clip and write its contact sheet; return the path of the sheet."""
     sheet = video.with_name(video.stem.rstrip("_") + "_sheet.png")
-    command: list[str | Path] = [host.python, "-m", "benchmarks.quality.demo_report", "--motion", motion]
+    command = [*module_command(host.python, "benchmarks.quality.demo_report"), "--motion", motion]
     command += ["--video", video, "--photo", photo, "--comfyui", host.folder, "--sheet", sheet]
     if call(command):
         raise DevError(f"The report on the clip failed; the clip itself is {video}.")
@@ -102,3 +97,18 @@ def serve_page(server: Server) -> None:
         while True:
             server.check_alive()
             time.sleep(1)
+
+
+def main() -> int:
+    """Run the demo with the arguments that `dev.py` has checked; return 0."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--image", type=Path)
+    parser.add_argument("--motion", required=True)
+    parser.add_argument("--serve", action="store_true")
+    arguments = parser.parse_args()
+    demo(arguments.image, arguments.motion, arguments.serve)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devtools import paths
-from devtools.comfyui_download import DEFAULT_HOST, HOSTS, fetch_host
+from devtools.comfyui_download import DEFAULT_VERSION, VERSIONS, fetch_comfyui
 from devtools.programs import WINDOWS, check_disk, pip, run_logged
 from devtools.terminal import DevError
 
@@ -25,9 +25,13 @@ def venv_python(venv: Path) -> Path:
 
 
 def ensure_venv() -> Path:
-    """Make the repository's environment, or complete it after a change; return its Python."""
+    """Make the environment, or update it when the requirements changed; return its Python."""
     requirements = [paths.REPO / "requirements.txt", paths.REPO / "tests" / "requirements.txt"]
-    parts = [HOSTS[DEFAULT_HOST][1], *PINS, *(path.read_text(encoding="utf-8") for path in requirements)]
+    parts = [
+        VERSIONS[DEFAULT_VERSION][1],
+        *PINS,
+        *(path.read_text(encoding="utf-8") for path in requirements),
+    ]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     python, marker = venv_python(paths.VENV), paths.VENV / "swifti2v.txt"
     if marker.is_file() and marker.read_text(encoding="utf-8") == key:
@@ -37,7 +41,7 @@ def ensure_venv() -> Path:
         if made_now:
             check_disk(paths.VENV, VENV_GB, "The Python environment")
             run_logged([sys.executable, "-m", "venv", "--clear", paths.VENV], "making .venv")
-        requirements.append(fetch_host(DEFAULT_HOST, python) / "requirements.txt")
+        requirements.append(fetch_comfyui(DEFAULT_VERSION, python) / "requirements.txt")
         files = [word for path in requirements for word in ("-r", path)]
         run_logged([*pip(python), "install", *PINS, *files], "installing packages")
     except BaseException:
@@ -57,23 +61,40 @@ class Host:
     version: str
 
 
-def find_host(version: str | None = None) -> Host:
-    """Return the asked ComfyUI, or the one named by COMFYUI_PATH, or the default one; fetch it."""
+def find_host(comfyui: str | None = None) -> Host:
+    """Return the ComfyUI to use; download it if needed.
+
+    Parameters
+    ----------
+    comfyui
+        A version in `VERSIONS` or a folder; by default the folder that COMFYUI_PATH names, else
+        `DEFAULT_VERSION`.
+
+    Raises
+    ------
+    DevError
+        The folder holds no ComfyUI.
+    """
     own = os.environ.get("COMFYUI_PATH")
-    if own and version is None:
-        folder = Path(own).absolute()
-        if not (folder / "comfyui_version.py").is_file():
-            raise DevError(f"COMFYUI_PATH is {own}, which is no ComfyUI: it has no comfyui_version.py.")
-        python = own_python(folder) or ensure_venv()
-    else:
+    if comfyui in VERSIONS or not (comfyui or own):
         python = ensure_venv()
-        folder = fetch_host(version or DEFAULT_HOST, python)
+        folder = fetch_comfyui(comfyui or DEFAULT_VERSION, python)
+    else:
+        folder = Path(comfyui or str(own)).absolute()
+        if not (folder / "comfyui_version.py").is_file():
+            raise DevError(
+                f"--comfyui is {comfyui}, which is neither a folder with comfyui_version.py nor one of the "
+                f"versions {', '.join(sorted(VERSIONS))}."
+                if comfyui
+                else f"COMFYUI_PATH is {own}, which is no ComfyUI: it has no comfyui_version.py."
+            )
+        python = own_python(folder) or ensure_venv()
     text = (folder / "comfyui_version.py").read_text(encoding="utf-8")
     return Host(folder, python, text.split('"')[-2])
 
 
 def own_python(folder: Path) -> Path | None:
-    """Return the Python that belongs to a user's ComfyUI, if it brings one."""
+    """Return the Python of a user's ComfyUI, None if it has none of its own."""
     portable = folder.parent / "python_embeded" / "python.exe"  # spelled so by ComfyUI
     candidates = (venv_python(folder / ".venv"), venv_python(folder / "venv"), portable)
     return next((python for python in candidates if python.is_file()), None)

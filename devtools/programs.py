@@ -20,7 +20,7 @@ WINDOWS = os.name == "nt"
 
 
 def check_disk(folder: Path, gigabytes: float, purpose: str) -> None:
-    """Raise DevError unless `folder` (existing or to be made) has that much free space."""
+    """Raise DevError unless the disk of `folder`, which need not exist yet, has that much free space."""
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 1e9
@@ -32,14 +32,38 @@ def check_disk(folder: Path, gigabytes: float, purpose: str) -> None:
 
 
 def call(command: Sequence[str | Path], env: dict[str, str] | None = None) -> int:
-    """Run a program in the repository with our own output; return its exit code."""
+    """Run a program in the root of the repository, with its output passed through; return its exit code."""
     sys.stdout.flush()
     process = subprocess.Popen(command, cwd=paths.REPO, env=env)
     try:
         return process.wait()
     except KeyboardInterrupt:
-        stop_process(process, signal.SIGINT)  # at which pytest stops its servers
+        stop_process(process, signal.SIGINT)  # pytest then stops its servers
         raise
+
+
+def become(command: Sequence[str | Path]) -> int:
+    """Continue as another program, which then receives every signal; return its exit code on Windows."""
+    sys.stdout.flush()
+    if not WINDOWS:
+        os.execv(command[0], [str(word) for word in command])
+    process = subprocess.Popen(command)
+    while True:
+        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C reaches every program of a console
+            return process.wait()
+
+
+def module_command(python: Path, module: str) -> list[str | Path]:
+    """Return the command that runs a module of the repository as a program.
+
+    `python -m` finds it in the current folder only, and not at all in an embedded Python like that of
+    ComfyUI's portable version.
+    """
+    code = (
+        f"import runpy, sys; sys.path.insert(0, {str(paths.REPO)!r}); "
+        f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    )
+    return [python, "-I", "-c", code]
 
 
 def stop_process(process: subprocess.Popen[Any], request: int = signal.SIGTERM) -> None:
@@ -75,5 +99,5 @@ def run_logged(command: Sequence[str | Path], doing: str) -> None:
 
 
 def pip(python: Path) -> list[str | Path]:
-    """Return the beginning of every pip command."""
+    """Return the words that every pip command begins with."""
     return [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "--retries", "2"]

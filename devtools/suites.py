@@ -16,11 +16,21 @@ SUITES = ("lint", "types", "unit", "host", "e2e", "browser")
 SUITES_WITH_HOST = ("host", "e2e", "browser")
 
 
-def run_tests(suites: Sequence[str], expression: str | None, version: str | None) -> int:
-    """Run the suites, print a table, return the exit code."""
+def run_tests(suites: Sequence[str], expression: str | None, comfyui: str | None) -> int:
+    """Run the suites, print a table and return the exit code.
+
+    Parameters
+    ----------
+    suites
+        Names in `SUITES`; none means all but the last.
+    expression
+        Runs only the tests that match; passed to pytest as ``-k``.
+    comfyui
+        A folder or version, see `find_host`.
+    """
     asked = [suite for suite in SUITES if suite in suites] or SUITES[:-1]
+    host = find_host(comfyui) if set(asked) & set(SUITES_WITH_HOST) else None
     python = ensure_venv()
-    host = find_host(version) if set(asked) & set(SUITES_WITH_HOST) else None
     rows = []
     for suite in asked:
         started = time.monotonic()
@@ -37,7 +47,7 @@ def run_tests(suites: Sequence[str], expression: str | None, version: str | None
 
 
 def run_suite(suite: str, python: Path, host: Host | None, expression: str | None) -> str:
-    """Run one suite with its output straight through; return "passed", "failed" or "not run: ..."."""
+    """Run one suite with its output passed through; return "passed", "failed" or "not run: ..."."""
     if suite in ("lint", "types") and expression:
         return "not run: -k chooses tests"
     if suite == "browser" and find_browser() is None:
@@ -59,7 +69,8 @@ def suite_commands(suite: str, python: Path, expression: str | None) -> list[lis
     # -I keeps the repository off sys.path, where its nodes/ would hide ComfyUI's module `nodes`.
     module: list[str | Path] = [python, "-I", "-m"]
     if suite == "lint":
-        return [[*module, "ruff", "check", "."], [*module, "ruff", "format", "--check", "."]]
+        linters = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["codespell_lib"])
+        return [[*module, *linter] for linter in linters]
     if suite == "types":
         return [[*module, "mypy"]]
     command = [*module, "pytest", "-c", "tests/pytest.ini", "--rootdir", "tests", f"tests/{suite}"]
@@ -67,6 +78,6 @@ def suite_commands(suite: str, python: Path, expression: str | None) -> list[lis
 
 
 def find_browser() -> str | None:
-    """Return an installed Chromium or Chrome."""
+    """Return the path of an installed Chromium or Chrome, None without one."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return next(filter(None, map(shutil.which, names)), None)

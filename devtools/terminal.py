@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import sys
 import time
+from collections.abc import Callable
 from typing import IO
 
 
 class DevError(Exception):
-    """Something the user can act on, said in one sentence."""
+    """A problem that the user can solve, described in one sentence."""
 
 
 class LiveLine:
@@ -32,7 +35,7 @@ class LiveLine:
         self.stream.flush()
 
     def close(self) -> None:
-        """Leave the line as it stands and go on below it."""
+        """End the line; later output starts below it."""
         if self._width:
             print(file=self.stream)
             self._width = 0
@@ -42,3 +45,16 @@ def clock(seconds: float) -> str:
     """Format seconds as m:ss."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes}:{rest:02}"
+
+
+def exit_code(command: Callable[[], int]) -> int:
+    """Run a command and return its exit code: 130 after Ctrl-C, 1 after an error, which it prints."""
+    # SIGTERM must unwind like Ctrl-C does, or a server would be left running.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return command()
+    except KeyboardInterrupt:
+        return 130
+    except (DevError, OSError) as error:
+        print(f"dev.py: {error}", file=sys.stderr)
+        return 1

@@ -13,6 +13,9 @@ MODELS = {
     "tiny_stage1_motion.safetensors": "diffusion_models",
     "tiny_stage2_detail.safetensors": "diffusion_models",
 }
+DEMOS = {"camera": "swifti2v_demo", "model": "swifti2v_demo_model_motion"}
+"""The shipped demo workflow for each kind of motion."""
+
 MODEL_FOLDERS = ("vae", "diffusion_models", "text_encoders", "loras")
 
 
@@ -29,7 +32,7 @@ def prepare_workspace(workspace: Path) -> None:
 
 
 def link_pack(target: Path) -> None:
-    """Install the pack as a user would: a link to the repository, or a copy where links fail."""
+    """Install the pack as a link to the repository, or as a copy where links are forbidden."""
     if target.is_symlink():
         target.unlink()
     elif target.exists():

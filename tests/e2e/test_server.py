@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from devtools.demo import find_video
+from devtools.prompts import find_video
 from devtools.terminal import DevError
 
 ROOT = Path(__file__).resolve().parents[2]

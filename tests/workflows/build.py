@@ -25,7 +25,7 @@ sys.path[:0] = [str(HERE), str(ROOT)]
 import shipped  # noqa: E402
 from graph import MARGIN, TITLE, Graph, Group, Node, NodeType, Output  # noqa: E402
 
-from devtools.comfyui_download import DEFAULT_HOST  # noqa: E402
+from devtools.comfyui_download import DEFAULT_VERSION  # noqa: E402
 from devtools.comfyui_server import Server  # noqa: E402
 from devtools.environment import find_host  # noqa: E402
 from devtools.workspace import prepare_workspace  # noqa: E402
@@ -112,7 +112,7 @@ def ui_node(node: Node, kind: NodeType) -> dict[str, Any]:
     ]
     properties: dict[str, Any] = {
         "cnr_id": kind.pack,
-        "ver": pack_version() if kind.pack == "swifti2v" else DEFAULT_HOST,
+        "ver": pack_version() if kind.pack == "swifti2v" else DEFAULT_VERSION,
         "Node name for S&R": kind.name,
     }
     if node.models:

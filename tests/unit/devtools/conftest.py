@@ -43,7 +43,7 @@ def download(home: Path, monkeypatch: Patch) -> list[str]:
         folder = Path(command[command.index("-d") + 1])
         (folder / archive.name).write_bytes(archive.read_bytes())
 
-    monkeypatch.setitem(comfyui_download.HOSTS, "0.30.0", ("2.6.0", digest))
+    monkeypatch.setitem(comfyui_download.VERSIONS, "0.30.0", ("2.6.0", digest))
     monkeypatch.setattr(comfyui_download, "run_logged", run)
     monkeypatch.setattr(environment, "ensure_venv", lambda: Path("python"))
     return commands

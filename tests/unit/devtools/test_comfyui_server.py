@@ -1,21 +1,21 @@
-"""The server, with a program that behaves like ComfyUI."""
+"""The server, with programs that behave like ComfyUI."""
 
 from __future__ import annotations
 
-import json
-import socket
+import contextlib
 import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_comfyui import event, fake_comfyui
 from sentences import sentence
 
 from devtools import comfyui_server
-from devtools.comfyui_server import Progress, Server, WebSocket, free_port, refusal_sentences
+from devtools.comfyui_server import Server, free_port
 from devtools.environment import Host
+from devtools.prompts import Progress
 from devtools.terminal import DevError
 
 Patch = pytest.MonkeyPatch
@@ -38,7 +38,7 @@ http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 
 @pytest.fixture
 def new_server(home: Path, monkeypatch: Patch) -> NewServer:
-    """Return what makes servers with a program that starts, answers and ends like ComfyUI."""
+    """Return a maker of servers whose program starts, answers and ends like ComfyUI."""
     (home / "main.py").write_text(FAKE_MAIN)
     monkeypatch.setattr(comfyui_server, "has_accelerator", lambda python: False)
     host = Host(home, Path(sys.executable), "0.30.0")
@@ -77,70 +77,35 @@ def test_server_that_dies_shows_its_last_words(new_server: NewServer) -> None:
         pass
 
 
-def frame(opcode: int, payload: bytes) -> bytes:
-    size = len(payload)
-    code, extra = (size, 0) if size < 126 else (126, 2) if size < 1 << 16 else (127, 8)
-    return bytes([0x80 | opcode, code]) + (size.to_bytes(extra, "big") if extra else b"") + payload
+def unstarted_server() -> Server:
+    return Server(Host(Path("host"), Path("python"), "0.30.0"), Path("ws"), log_path=Path("server.log"))
 
 
-def event(name: str, **data: Any) -> bytes:
-    return frame(1, json.dumps({"type": name, "data": data}).encode())
+def wait(messages: Sequence[str | bytes], entry: Any, **options: Any) -> Any:
+    """Queue and wait for a prompt, with these messages on the websocket and this entry in the history."""
+    server = unstarted_server()
+    with fake_comfyui(messages, entry) as port, contextlib.ExitStack() as stack:
+        stack.callback(server.stop)
+        server.connect(port)
+        return server.wait(server.queue({}, "me"), "me", **options)
 
 
-def websocket(data: bytes, status: str = "101 Switching Protocols") -> int:
-    """Serve one websocket that sends `data` and closes; return its port."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    answer = f"HTTP/1.1 {status}\r\nUpgrade: websocket\r\n\r\n".encode() + data
-
-    def serve() -> None:
-        with listener, listener.accept()[0] as connection:
-            request = b""
-            while not request.endswith(b"\r\n\r\n"):
-                request += connection.recv(4096)
-            assert request.startswith(b"GET /ws?clientId=me HTTP/1.1\r\n")
-            connection.sendall(answer)
-
-    threading.Thread(target=serve, daemon=True).start()
-    return int(listener.getsockname()[1])
-
-
-def test_websocket_reads_every_length() -> None:
-    payloads = [bytes(size) for size in (0, 1, 125, 126, 127, 65535, 65536, 200_000)]
-    port = websocket(b"".join(frame(2, payload) for payload in payloads))
-    client = WebSocket(port, "/ws?clientId=me")
-    assert [client.receive(5) for _ in payloads] == [(2, payload) for payload in payloads]
-    with pytest.raises(ConnectionError):
-        client.receive(5)
-    client.close()
-
-
-def test_websocket_refusal_is_one_sentence() -> None:
-    with pytest.raises(DevError, match="refused the websocket"):
-        WebSocket(websocket(b"", "403 Forbidden"), "/ws?clientId=me")
-
-
-def wait(data: bytes, monkeypatch: Patch, entry: Any, **options: Any) -> Any:
-    """Wait for a prompt with what the websocket sends and the history that follows."""
-    host = Host(Path("host"), Path("python"), "0.30.0")
-    server = Server(host, Path("ws"), log_path=Path("server.log"))
-    server._sockets["me"] = WebSocket(websocket(data), "/ws?clientId=me")
-    monkeypatch.setattr(server, "get", lambda path: {path.removeprefix("/history/"): entry})
-    try:
-        return server.wait("p", "me", **options)
-    finally:
-        server.stop()
-
-
-def test_wait_shows_progress_and_returns_the_history_entry(monkeypatch: Patch) -> None:
-    data = event("executing", node="7") + event("progress", node="7", value=3, max=8)
-    data += frame(2, b"\0\0\0\1\0\0\0\1JPEG") + frame(2, b"\0\0\0\3text") + event("executing", node=None)
+def test_wait_shows_progress_and_returns_the_history_entry() -> None:
+    messages = [
+        event("executing", node="7"),
+        event("progress", node="7", value=3, max=8),
+        b"\0\0\0\1\0\0\0\1JPEG",
+        b"\0\0\0\3text",
+        event("executing", node=None),
+        event("status"),
+    ]
     entry = {"outputs": {"9": {}}, "status": {"status_str": "success", "messages": []}}
     seen: list[tuple[str, int]] = []
 
     def on_progress(now: Progress) -> None:
         seen.append((now.line({"7": "Sampler"}, 75), now.previews))
 
-    assert wait(data + event("status"), monkeypatch, entry, on_progress=on_progress) == entry
+    assert wait(messages, entry, on_progress=on_progress) == entry
     step = "Sampler: step 3/8, 38 %, 1:15"
     assert seen == [("Sampler, 1:15", 0), (step, 0), *[(step, 1)] * 4]
 
@@ -152,30 +117,33 @@ def test_wait_shows_progress_and_returns_the_history_entry(monkeypatch: Patch) -
         ("execution_interrupted", "The workflow was interrupted."),
     ],
 )
-def test_wait_tells_why_a_prompt_failed(monkeypatch: Patch, event_name: str, words: str) -> None:
+def test_wait_reports_why_a_prompt_failed(event_name: str, words: str) -> None:
     data = {"node_type": "SegmentSampler", "exception_message": "M must be at least 1.\n"}
     messages = [["execution_start", {}], [event_name, data]]
     with sentence(words):
-        wait(event("status"), monkeypatch, {"status": {"status_str": "error", "messages": messages}})
+        wait([event("status")], {"status": {"status_str": "error", "messages": messages}})
 
 
-def test_wait_tells_a_timeout_and_a_broken_connection(monkeypatch: Patch) -> None:
+def test_wait_reports_a_timeout_and_a_broken_connection(monkeypatch: Patch) -> None:
     with sentence("The workflow did not finish within 0 s."):
-        wait(b"", monkeypatch, None, timeout=0)
+        wait([], None, timeout=0)
     monkeypatch.setattr(comfyui_server.time, "sleep", lambda seconds: None)
     with pytest.raises(DevError, match="connection to ComfyUI broke"):
-        wait(event("executing", node="7"), monkeypatch, None)
+        wait([event("executing", node="7")], None)
 
 
-def test_refused_graphs_give_one_sentence_per_problem() -> None:
-    missing = {"message": "Value not in list", "details": "vae_name: 'x' not in []"}
-    empty = {"message": "Prompt has no image", "details": ""}
-    nodes = {"4": {"class_type": "VAELoader", "errors": [missing, empty]}}
-    body: dict[str, Any] = {"error": {"message": "Node 'Nope' not found."}, "node_errors": nodes}
-    assert refusal_sentences(json.dumps(body).encode()).splitlines() == [
-        "Node 4 (VAELoader): Value not in list: vae_name: 'x' not in []",
-        "Node 4 (VAELoader): Prompt has no image",
-    ]
-    body["node_errors"] = []
-    words = "ComfyUI refused the workflow: Node 'Nope' not found."
-    assert refusal_sentences(json.dumps(body).encode()) == words
+def test_a_refused_graph_is_a_sentence() -> None:
+    server = unstarted_server()
+    refusal = {"error": {"message": "Node 'Nope' not found."}, "node_errors": []}
+    with fake_comfyui(refusal=refusal) as port, contextlib.ExitStack() as stack:
+        stack.callback(server.stop)
+        server.connect(port)
+        with sentence("ComfyUI refused the workflow: Node 'Nope' not found."):
+            server.queue({}, "me")
+
+
+def test_requests_need_a_running_server() -> None:
+    server = unstarted_server()
+    with sentence("ComfyUI is not running."):
+        server.get("/system_stats")
+    server.stop()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from devtools import demo, paths, terminal
+from devtools import demo, paths
 
 Patch = pytest.MonkeyPatch
 
@@ -24,12 +24,3 @@ def test_photo_reaches_graph_and_embedded_workflow(tmp_path: Path, monkeypatch: 
     assert placed.read_text() == "data"
     assert default == tmp_path / "input" / "life.jpg"
     assert json.dumps(mine) == json.dumps(shipped).replace('"life.jpg"', f'"{placed.name}"')
-
-
-def test_find_video_takes_the_saved_video() -> None:
-    picture = {"images": [{"filename": "a.png", "subfolder": ""}]}
-    video = {"images": [{"filename": "c.mp4", "subfolder": "s"}], "animated": [True]}
-    entry = {"outputs": {"1": picture, "2": {"text": ["words"]}, "3": video}}
-    assert demo.find_video(entry, Path("ws")) == Path("ws/output/s/c.mp4")
-    with pytest.raises(terminal.DevError, match="saved no video"):
-        demo.find_video({"outputs": {"1": picture}}, Path("ws"))

@@ -11,6 +11,8 @@ import pytest
 
 import dev
 from devtools import paths
+from devtools.environment import Host
+from devtools.programs import module_command
 
 Patch = pytest.MonkeyPatch
 Capture = pytest.CaptureFixture[str]
@@ -38,3 +40,19 @@ def test_dev_py_imports_nothing_but_the_standard_library() -> None:
     )
     command = [sys.executable, "-I", "-S", "-c", code]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_demo_continues_in_the_python_of_comfyui(tmp_path: Path, monkeypatch: Patch) -> None:
+    become = Mock(return_value=7)
+    host = Host(tmp_path, Path("python"), "0.30.0")
+    monkeypatch.setattr(dev, "find_host", lambda: host)
+    monkeypatch.setattr(dev, "become", become)
+    photo = tmp_path / "a photo.jpg"
+    photo.touch()
+    assert dev.main(["demo"]) == 7
+    assert dev.main(["demo", "--image", str(photo), "--motion", "model", "--serve"]) == 7
+    begin = module_command(host.python, "devtools.demo")
+    assert [call.args[0] for call in become.call_args_list] == [
+        [*begin, "--motion", "camera"],
+        [*begin, "--motion", "model", "--image", photo, "--serve"],
+    ]

@@ -33,7 +33,7 @@ def steps(home: Path, monkeypatch: Patch) -> list[str]:
             raise terminal.DevError(f"{doing} failed")
 
     monkeypatch.setattr(environment, "run_logged", run)
-    monkeypatch.setattr(environment, "fetch_host", lambda version, python: Path("host"))
+    monkeypatch.setattr(environment, "fetch_comfyui", lambda version, python: Path("host"))
     return done
 
 
@@ -94,3 +94,24 @@ def test_comfyui_path_that_is_no_comfyui(home: Path, monkeypatch: Patch) -> None
     monkeypatch.setenv("COMFYUI_PATH", str(home))
     with sentence(f"COMFYUI_PATH is {home}, which is no ComfyUI: it has no comfyui_version.py."):
         find_host()
+
+
+def test_comfyui_may_be_a_folder_on_the_command_line(
+    home: Path, download: list[str], monkeypatch: Patch, capsys: Capture
+) -> None:
+    comfyui = home / "their ComfyUI"
+    comfyui_download.unpack_comfyui(make_archive(home / "a.tar.gz"), comfyui)
+    monkeypatch.setenv("COMFYUI_PATH", str(home))
+    monkeypatch.chdir(home)
+    assert dev.main(["host", "--comfyui", "their ComfyUI"]) == 0  # what is asked wins
+    assert capsys.readouterr().out == f"{comfyui}\npython\n"
+    assert download == []
+
+
+def test_comfyui_that_is_neither_folder_nor_version(home: Path, capsys: Capture) -> None:
+    assert dev.main(["test", "host", "--comfyui", str(home)]) == 1
+    assert capsys.readouterr().err == (
+        f"dev.py: --comfyui is {home}, which is neither a folder with comfyui_version.py nor one of the "
+        "versions 0.16.3, 0.18.2, 0.30.0.\n"
+    )
+    assert not (home / ".venv").exists()
