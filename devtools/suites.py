@@ -9,8 +9,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from devtools import paths
 from devtools.environment import Host, ensure_venv, find_host
 from devtools.programs import call
+from devtools.workspace import link_pack
 
 SUITES = ("lint", "types", "unit", "host", "e2e", "browser")
 SUITES_WITH_HOST = ("host", "e2e", "browser")
@@ -72,7 +74,9 @@ def suite_commands(suite: str, python: Path, expression: str | None) -> list[lis
         linters = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["codespell_lib"])
         return [[*module, *linter] for linter in linters]
     if suite == "types":
-        return [[*module, "mypy"]]
+        # The nodes import the core as ComfyUI loads them: from the package that holds both.
+        link_pack(paths.WORKSPACE / "types" / "swifti2v")
+        return [[*module, "mypy"], [*module, "mypy", "-p", "swifti2v.nodes"]]
     command = [*module, "pytest", "-c", "tests/pytest.ini", "--rootdir", "tests", f"tests/{suite}"]
     return [[*command, "-k", expression] if expression else command]
 

@@ -33,6 +33,7 @@ def prepare_workspace(workspace: Path) -> None:
 
 def link_pack(target: Path) -> None:
     """Install the pack as a link to the repository, or as a copy where links are forbidden."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_symlink():
         target.unlink()
     elif target.exists():

@@ -33,15 +33,13 @@ def runner(home: Path, monkeypatch: Patch) -> dict[str, Any]:
     return state
 
 
-def test_default_suites_run_in_order_and_browser_is_listed(
-    runner: dict[str, Any], capsys: Capture
-) -> None:
+def test_default_suites_run_in_order_and_browser_is_listed(runner: dict[str, Any], capsys: Capture) -> None:
     assert dev.main(["test"]) == 0
     pytest_command = "-I -m pytest -c tests/pytest.ini --rootdir tests tests/"
     assert runner["ran"][:2] == ["-I -m ruff check .", "-I -m ruff format --check ."]
-    assert runner["ran"][2:4] == ["-I -m codespell_lib", "-I -m mypy"]
-    assert runner["ran"][4:] == [pytest_command + suite for suite in ("unit", "host", "e2e")]
-    assert runner["paths"] == [None, None, None, None, None, "hostdir", "hostdir"]
+    assert runner["ran"][2:5] == ["-I -m codespell_lib", "-I -m mypy", "-I -m mypy -p swifti2v.nodes"]
+    assert runner["ran"][5:] == [pytest_command + suite for suite in ("unit", "host", "e2e")]
+    assert runner["paths"] == [None, None, None, None, None, None, "hostdir", "hostdir"]
     table = capsys.readouterr().out.splitlines()[-7:]
     assert [line.split()[0] for line in table] == ["suite", *suites.SUITES]
     assert all(line.split()[1] == "passed" for line in table[1:-1])
