@@ -126,7 +126,7 @@ def test_split_and_resumed_gives_the_same_bits(run, stage_two, text, z_ref):
     whole = advanced(run, stage_two, text, z_ref, sampler="euler_ancestral")
     first = advanced(run, stage_two, text, z_ref, sampler="euler_ancestral", end_segment=1)
     assert torch.equal(first[:, :, 4:], z_ref["samples"][:, :, 4:])
-    for begun in (first, whole):  # finished frames after the start are made anew from z_ref
+    for begun in (first, whole):  # finished frames after the start are made again from z_ref
         rest = advanced(
             run,
             stage_two,
