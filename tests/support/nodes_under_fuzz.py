@@ -54,9 +54,9 @@ class Bench:
         except ValueError as error:
             sentence = str(error)
             last = traceback.extract_tb(error.__traceback__)[-1].filename
-            assert "custom_nodes" in last and "swifti2v" in last, f"another's error: {error!r}"
+            assert "custom_nodes" in last and "swifti2v" in last, f"an error from elsewhere: {error!r}"
             late = "came out as NaN" in sentence or "decoded frames hold NaN" in sentence
-            assert late or not self._loads, f"said after a model was loaded: {sentence}"
+            assert late or not self._loads, f"refused after a model was loaded: {sentence}"
             assert "\n" not in sentence and sentence.endswith(".") and len(sentence) < 700, sentence
             assert " but " in sentence or ";" in sentence, f"no rule: {sentence}"
             return sentence

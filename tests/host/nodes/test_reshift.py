@@ -235,7 +235,7 @@ def test_the_rest_starts_from_known_clean_frames_with_fresh_noise(
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What the progress bar is told: (value, total, picture size)."""
+    """What the progress bar receives: (value, total, picture size)."""
     calls = []
 
     def hook(value, total, preview, node_id=None):
