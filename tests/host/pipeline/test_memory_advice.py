@@ -7,6 +7,7 @@ import comfy.model_management as management
 import pytest
 import torch
 from comfy.ldm.wan.model import WanModel
+from swifti2v.nodes import vae_decode
 from swifti2v.nodes.comfyui import sampling
 from swifti2v.nodes.pipeline import decode as decoding
 from swifti2v.nodes.pipeline import encode as encoding
@@ -257,7 +258,7 @@ def computer(monkeypatch):
 
 
 def test_frames_that_may_not_fit_give_a_warning(pack, run, vae, computer, monkeypatch, caplog):
-    monkeypatch.setattr(decoding, "decode_images", lambda vae, latent: latent)
+    monkeypatch.setattr(vae_decode, "decode_images", lambda vae, latent: latent)
     latent = {"samples": torch.zeros(1, 48, 21, 88, 160)}
     for free, explained in ((4, False), (3, True)):
         caplog.clear()
