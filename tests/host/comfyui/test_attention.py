@@ -117,7 +117,7 @@ def test_what_we_do_not_know_is_left_to_the_host(pack, chosen, asked):
     assert chosen == []
 
 
-def test_another_attention_of_the_cpu_is_left_alone(pack, chosen):
+def test_another_attention_of_the_host_is_left_alone(pack, chosen):
     """As with --use-sage-attention: the user has chosen."""
     parts, options = random_parts(False), options_with(pack)
     ours = attention_split(*parts, PARTS[1], transformer_options=options)
