@@ -29,14 +29,12 @@ TENSORS = {
     "NaN inside": lambda t: t.masked_fill(t == t.max(), math.nan),
     "infinity inside": lambda t: t.masked_fill(t == t.max(), math.inf),
     "large": lambda t: t * 255,
-    "negative": lambda t: -t,
     "zeros": torch.zeros_like,
     "fewer dimensions": lambda t: t[0],
     "more dimensions": lambda t: t[None],
     "empty first": lambda t: t[:0],
     "empty last": lambda t: t[..., :0],
     "one more": lambda t: torch.cat((t, t[..., :1]), dim=-1),
-    "one less": lambda t: t[..., :-1],
     "twice": lambda t: torch.cat((t, t)),
     "longer": lambda t: torch.cat((t, t), dim=2),
 }
@@ -59,7 +57,6 @@ IMAGES = {**TENSORS, "one pixel": sized(1, 1), "portrait": sized(67, 31), "a lin
 LATENTS = {
     **{name: lambda z, make=make: {**z, "samples": make(z["samples"])} for name, make in TENSORS.items()},
     "no samples": lambda z: {},
-    "image latent": lambda z: {"samples": z["samples"][:, :, 0]},
     "noise mask": with_entry("noise_mask", torch.zeros(1, 1, 3, 2, 2)),
     "foreign entry": with_entry("another pack's", {"a": 1}),
     "index": with_entry("batch_index", [7]),
@@ -98,7 +95,6 @@ def guider_like(make_text=lambda text: text, cfg=1.0):
 GUIDERS = {
     **{name: guider_like(make) for name, make in PROMPTS.items()},
     "cfg NaN": guider_like(cfg=math.nan),
-    "cfg 7": guider_like(cfg=7),
 }
 NUMBERS = {
     "below": lambda w: w.min - 1,
