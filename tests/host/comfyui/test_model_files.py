@@ -36,14 +36,14 @@ def put(workspace):
 
 @pytest.fixture
 def refused(run, pack):
-    """Run a loader and return the sentence it answers with."""
+    """Run a loader and return the sentence that refuses them."""
 
     def sentence(node_id, **inputs):
         with pytest.raises(ValueError) as error:
             run(node_id, **{"low_noise_model": "none"} if node_id.endswith("StageI") else {}, **inputs)
         text = str(error.value)
         last = traceback.extract_tb(error.value.__traceback__)[-1].filename
-        assert "swifti2v" in last, f"another's error: {text}"
+        assert "swifti2v" in last, f"an error from elsewhere: {text}"
         assert text.endswith(".") and "\n" not in text and len(text) < 500
         return text
 

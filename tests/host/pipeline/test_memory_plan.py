@@ -117,7 +117,7 @@ def test_smaller_plans_are_all_tried():
 
 
 @pytest.mark.parametrize("size", [(3, 2), (2, 3)])
-def test_memories_are_counted_exactly(family, size, monkeypatch):
+def test_caches_are_counted_exactly(family, size, monkeypatch):
     latent = random_latent(family, 2, *size)
     decoder = streaming.StripDecoder(family, memory_plan.DecodePlan(1, 1), raw, unpinned)
     with torch.inference_mode():
