@@ -7,7 +7,6 @@ import os
 import pickle
 import traceback
 
-import comfy.sd
 import pytest
 import torch
 from lying_files import DATA, FIRST_LAYER, GOOD, LIES, SHAPE, written
@@ -61,7 +60,7 @@ def test_a_model_file_that_lies(put, refused, monkeypatch, node_id, lie):
     def refuse(*args, **kwargs):
         raise AssertionError("the file was loaded")
 
-    monkeypatch.setattr(comfy.sd, "load_diffusion_model", refuse)
+    monkeypatch.setattr("swifti2v.nodes.comfyui.model_files.load_diffusion_model", refuse)
     name = put("diffusion_models", "hostile.safetensors", LIES[lie])
     sentence = refused(node_id, **{**no_lora(node_id), LOADERS[node_id][0]: name})
     assert "hostile.safetensors" in sentence and (
@@ -78,7 +77,7 @@ def test_a_lora_file_that_lies(put, refused, monkeypatch, lie):
     def refuse(*args, **kwargs):
         raise AssertionError("the model was loaded first")
 
-    monkeypatch.setattr(comfy.sd, "load_diffusion_model", refuse)
+    monkeypatch.setattr("swifti2v.nodes.comfyui.model_files.load_diffusion_model", refuse)
     name = put("loras", "hostile_lora.safetensors", LIES[lie])
     sentence = refused("SwiftI2V_LoadStageII", model_name="tiny_stage2_detail.safetensors", lora=name)
     assert "hostile_lora.safetensors" in sentence and "download it again" in sentence
