@@ -14,7 +14,7 @@ from swifti2v.swifti2v_core.attention import temporal_windows
 
 import nodes as host_nodes
 
-WORKFLOW = Path(__file__).resolve().parents[3] / "workflows" / "swifti2v_refine.json"
+WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "swifti2v_refine.json"
 FRAME_TOKENS = 4
 """Tokens of a latent frame of 4x4 cells."""
 
