@@ -44,7 +44,7 @@ class WindowView:
     read_only
         Kept keys and values of the clean frames, or None for bidirectional context.
     reference_strength
-        How much the noisy frames follow the reference channels, see `guidance.mix_predictions`.
+        How much the noisy frames follow the reference channels, see `reference_strength.mix_predictions`.
     """
 
     positions: tuple[int, ...]

@@ -78,9 +78,8 @@ def _decode_streamed(
 
     plan, done, ran_out = _decode_plan(vae, latent), 0, False
     while True:
-        with memory.pinning(
-            vae.device
-        ) as pin:  # of one attempt: memory of a failed one must not stay pinned
+        # Pinned per attempt: memory of a failed one must not stay pinned.
+        with memory.pinning(vae.device) as pin:
             samples = latent.to(device=vae.device, dtype=vae.vae_dtype)
             decoder = StripDecoder(vae.first_stage_model, plan, finish, pin)
             pieces = _skip(done, delayed_by_one(decoder.decode(samples)))
