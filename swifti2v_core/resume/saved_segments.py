@@ -113,7 +113,8 @@ class SavedSegments:
         """
         try:
             with contextlib.suppress(FileNotFoundError):  # another server may delete the folder meanwhile
-                self._folder.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileExistsError):  # also raised where it has just been deleted
+                    self._folder.mkdir(parents=True, exist_ok=True)
                 for partial in self._folder.glob(f"*{PARTIAL_SUFFIX}"):
                     partial.unlink(missing_ok=True)
                 trial = self._folder / f"{uuid.uuid4().hex}{PARTIAL_SUFFIX}"

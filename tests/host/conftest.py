@@ -250,7 +250,8 @@ def live_tensors():
     import gc
 
     def count():
-        gc.collect()
+        while gc.collect():  # finalizers of what was collected may free more
+            pass
         return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
     return count

@@ -165,7 +165,7 @@ def test_one_sentence_and_the_next_run_is_right(
     ended = frames_of(first) - frames_of(caught.value)
     assert not any(frame.f_locals for frame in ended)  # they would keep the failed run's tensors alive
     del caught, first, ended
-    assert live_tensors() == before
+    assert live_tensors() <= before  # fewer where ComfyUI drops another test's models meanwhile
     assert set((workspace / "output").rglob("*")) == files  # no unfinished file
     assert torch.equal(tensor_of(make[what]()), expected[what])
 
