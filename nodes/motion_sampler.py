@@ -29,7 +29,7 @@ from .checks.numbers import check_frames_fit_memory
 from .checks.sampling import check_starts_from_noise
 from .checks.widgets import checked_widgets
 from .comfyui.memory import sampling_bytes
-from .comfyui.sampling import make_sampler, schedule
+from .comfyui.sampling import make_sampler, sampler_names, schedule
 from .pipeline.decode import decode_images
 from .pipeline.memory_advice import (
     Advice,
@@ -148,7 +148,7 @@ class MotionSampler(io.ComfyNode):
                 shared_inputs.seed("the motion"),
                 shared_inputs.steps(),
                 shared_inputs.cfg(),
-                shared_inputs.sampler_name(),
+                shared_inputs.sampler_name(sampler_names()),
                 shared_inputs.fit(),
                 io.Float.Input(
                     "boundary",

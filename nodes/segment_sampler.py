@@ -18,10 +18,9 @@ from .checks.latents import check_same_shape, read_keyframes, read_reference, re
 from .checks.models import check_whole_windows, read_stage_two_kind
 from .checks.sampling import check_custom_sampling, read_segment_range, read_sigmas
 from .checks.widgets import checked_widgets
-from .comfyui.sampling import SeededNoise, cfg_guider, make_sampler, schedule
-from .pipeline.resume import KEEP
+from .comfyui.sampling import SeededNoise, cfg_guider, make_sampler, sampler_names, schedule
 from .pipeline.stage_two import CONTEXTS, POSITIONS, Sampling, WindowSettings, redraw
-from .shared_inputs import CATEGORY
+from .shared_inputs import CATEGORY, DELETE, KEEP
 
 logger = logging.getLogger("SwiftI2V")
 
@@ -165,7 +164,7 @@ class SegmentSampler(io.ComfyNode):
                 shared_inputs.seed("the detail"),
                 shared_inputs.steps(),
                 shared_inputs.cfg(),
-                shared_inputs.sampler_name(),
+                shared_inputs.sampler_name(sampler_names()),
                 io.Float.Input(
                     "denoise",
                     default=1.0,
@@ -355,6 +354,6 @@ class SegmentSamplerAdvanced(io.ComfyNode):
             start=start,
             end=end,
             resume_name=checkpoint,
-            resume_files=checkpoint_files,
+            delete_when_done=checkpoint_files == DELETE,
         )
         return io.NodeOutput({"samples": samples})

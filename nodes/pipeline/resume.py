@@ -16,9 +16,6 @@ from ..comfyui import model_identity
 from ..comfyui.output_files import saved_segments_folder
 from ..comfyui.progress import check_interrupted
 
-KEEP, DELETE = "keep", "delete when done"
-"""Choices for the files of a finished run."""
-
 
 class Resume(Protocol):
     """Where a run puts its finished segments and finds those of an interrupted one."""
@@ -107,15 +104,15 @@ class ResumeFromDisk:
             self.saved.delete()
 
 
-def open_resume(name: str, files: str, guider: Any, determining: dict[str, Any]) -> Resume:
+def open_resume(name: str, delete_when_done: bool, guider: Any, determining: dict[str, Any]) -> Resume:
     """Return where a run saves its segments.
 
     Parameters
     ----------
     name
         Name of the saved segments; empty saves nothing.
-    files
-        `KEEP` or `DELETE`.
+    delete_when_done
+        Whether the files are deleted when the run is finished.
     guider
         The GUIDER, unchanged.
     determining
@@ -133,4 +130,4 @@ def open_resume(name: str, files: str, guider: Any, determining: dict[str, Any])
     replace_parts = model_identity.without_weights(model)
     parts = {key: fingerprint(value, replace_parts) for key, value in values.items()}
     parts["model weights"] = fingerprint_tensors(model_identity.model_weights(model), check_interrupted)
-    return ResumeFromDisk(SavedSegments(saved_segments_folder(), name, parts), files == DELETE)
+    return ResumeFromDisk(SavedSegments(saved_segments_folder(), name, parts), delete_when_done)

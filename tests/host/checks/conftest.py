@@ -157,7 +157,7 @@ def guard(monkeypatch):
 
 @pytest.fixture
 def refused(guard, run, kit):
-    """Run a node with good inputs but for the given ones and return the one sentence it answers."""
+    """Run a node with good inputs but for the given ones and return the one sentence that refuses them."""
 
     def sentence(node_id, **bad):
         given = {

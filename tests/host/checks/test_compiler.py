@@ -26,7 +26,7 @@ def facts(pack, monkeypatch, device, triton, compilers, platform):
     ],
 )
 @pytest.mark.parametrize("node_id", ["SwiftI2V_LoadStageI", "SwiftI2V_LoadStageII"])
-def test_a_missing_compiler_is_said_before_loading(
+def test_a_missing_compiler_is_reported_before_loading(
     pack, refused, monkeypatch, node_id, device, triton, compilers, platform, words
 ):
     facts(pack, monkeypatch, device, triton, compilers, platform)
@@ -36,7 +36,7 @@ def test_a_missing_compiler_is_said_before_loading(
 
 
 @pytest.mark.parametrize("node_id", ["SwiftI2V_LoadStageI", "SwiftI2V_LoadStageII"])
-def test_an_old_pytorch_is_said_before_loading(pack, refused, monkeypatch, node_id):
+def test_an_old_pytorch_is_reported_before_loading(pack, refused, monkeypatch, node_id):
     facts(pack, monkeypatch, "cpu", True, ["g++"], "linux")
     monkeypatch.setattr(torch, "__version__", TorchVersion("2.7.1+cu128"))
     assert "needs PyTorch 2.8 and this is 2.7.1+cu128; update" in refused(node_id, compile_blocks=True)

@@ -71,15 +71,15 @@ def test_motion_clip_of_another_length(pack, run, kit, caplog, monkeypatch, give
     with caplog.at_level(logging.INFO, logger="SwiftI2V"):
         z_ref = run("SwiftI2V_AnchorEncode", **{**kit.good["SwiftI2V_AnchorEncode"], "motion": clip})[0]
     assert z_ref["samples"].shape == (1, 48, 3, 6, 8)
-    told = [record.getMessage() for record in caplog.records if record.name == "SwiftI2V"]
+    logged = [record.getMessage() for record in caplog.records if record.name == "SwiftI2V"]
     sentence = (
         f"The motion clip has {given} frames and 9 are asked for: frames are repeated or skipped to "
         "cover the same time."
     )
-    assert told == ([] if given == 9 else [sentence])
+    assert logged == ([] if given == 9 else [sentence])
     assert [record.levelname for record in caplog.records if record.name == "SwiftI2V"] == [
         "WARNING"
-    ] * len(told)
+    ] * len(logged)
     frames = encoded[0]
     assert torch.equal(frames[:1], kit.image)  # the photo itself, whatever the motion's first frame is
     shades = frames[1:, 0, 0, 0]

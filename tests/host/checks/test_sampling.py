@@ -118,7 +118,7 @@ def test_samplings_that_cannot_run_are_refused(refused, node_id, bad, words):
     assert all(word in sentence for word in words), sentence
 
 
-def test_plain_weights_with_denoise_1_are_told(guard, run, kit, caplog):
+def test_plain_weights_with_denoise_1_give_a_warning(guard, run, kit, caplog):
     inputs = {**kit.good["SwiftI2V_SegmentSampler"], "model": kit.stage_one}
     with (
         caplog.at_level(logging.WARNING, logger="SwiftI2V"),

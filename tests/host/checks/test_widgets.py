@@ -107,7 +107,7 @@ def test_values_off_their_grid_are_refused(refused, node_id, bad, words):
         ({"fit": 3}, 'fit is 3, but must be an entry of its list; the nearest valid value is "pad".'),
     ],
 )
-def test_widgets(run, change, sentence):
+def test_bad_widget_values_are_refused(run, change, sentence):
     assert sentence_of(run, "SwiftI2V_CameraMotion", **{**CAMERA, **change}) == sentence
 
 

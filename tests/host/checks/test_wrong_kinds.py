@@ -58,14 +58,14 @@ def test_all_sockets_are_tried(pack):
 
 
 @pytest.mark.parametrize(("node_id", "socket"), [(n, s) for n, sockets in SOCKETS.items() for s in sockets])
-def test_wrong_kind(refused, kit, node_id, socket):
+def test_the_wrong_kind_of_object_is_refused(refused, kit, node_id, socket):
     wanted = SOCKETS[node_id][socket]
     # A GUIDER on SAMPLER is among the gaps below.
     for kind in [k for k in KINDS if k != wanted and (k, wanted) != ("GUIDER", "SAMPLER")]:
         sentence = refused(node_id, **{socket: kit.values[kind]})
         article = {"IMAGE": "an ", "SIGMAS": ""}.get(wanted, "a ")
         by_type = sentence.endswith(f", but must be {article}{wanted}.")
-        # One tensor is told from another by its shape.
+        # Only the shape distinguishes one tensor from another.
         by_shape = wanted == "IMAGE" and "has shape (3,), but an IMAGE has" in sentence
         assert by_type or (by_shape and kind == "SIGMAS"), sentence
         assert re.match(rf"({socket}|The (vae|photo|motion clip|Stage II model)) (is|has) ", sentence)

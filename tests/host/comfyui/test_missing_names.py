@@ -267,7 +267,7 @@ def test_the_node_files_are_all_known():
 
 
 def test_a_complete_comfyui_gets_all_nodes_and_no_warning(pack, load_copy, caplog):
-    """A name that is written wrong would turn its nodes off for ever."""
+    """A misspelled name would turn its nodes off forever."""
     with caplog.at_level("INFO", logger="SwiftI2V"):
         nodes = load_copy()
     assert {f"SwiftI2V_{name}" for name in nodes} == pack.nodes.keys() and len(nodes) == 11

@@ -7,7 +7,6 @@ import os
 import pickle
 import traceback
 
-import comfy.sd
 import pytest
 import torch
 from lying_files import DATA, FIRST_LAYER, GOOD, LIES, SHAPE, written
@@ -36,14 +35,14 @@ def put(workspace):
 
 @pytest.fixture
 def refused(run, pack):
-    """Run a loader and return the sentence it answers with."""
+    """Run a loader and return the sentence that refuses them."""
 
     def sentence(node_id, **inputs):
         with pytest.raises(ValueError) as error:
             run(node_id, **{"low_noise_model": "none"} if node_id.endswith("StageI") else {}, **inputs)
         text = str(error.value)
         last = traceback.extract_tb(error.value.__traceback__)[-1].filename
-        assert "swifti2v" in last, f"another's error: {text}"
+        assert "swifti2v" in last, f"an error from elsewhere: {text}"
         assert text.endswith(".") and "\n" not in text and len(text) < 500
         return text
 
@@ -61,7 +60,7 @@ def test_a_model_file_that_lies(put, refused, monkeypatch, node_id, lie):
     def refuse(*args, **kwargs):
         raise AssertionError("the file was loaded")
 
-    monkeypatch.setattr(comfy.sd, "load_diffusion_model", refuse)
+    monkeypatch.setattr("swifti2v.nodes.comfyui.model_files.load_diffusion_model", refuse)
     name = put("diffusion_models", "hostile.safetensors", LIES[lie])
     sentence = refused(node_id, **{**no_lora(node_id), LOADERS[node_id][0]: name})
     assert "hostile.safetensors" in sentence and (
@@ -78,7 +77,7 @@ def test_a_lora_file_that_lies(put, refused, monkeypatch, lie):
     def refuse(*args, **kwargs):
         raise AssertionError("the model was loaded first")
 
-    monkeypatch.setattr(comfy.sd, "load_diffusion_model", refuse)
+    monkeypatch.setattr("swifti2v.nodes.comfyui.model_files.load_diffusion_model", refuse)
     name = put("loras", "hostile_lora.safetensors", LIES[lie])
     sentence = refused("SwiftI2V_LoadStageII", model_name="tiny_stage2_detail.safetensors", lora=name)
     assert "hostile_lora.safetensors" in sentence and "download it again" in sentence

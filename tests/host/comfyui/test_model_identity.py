@@ -6,7 +6,7 @@ import torch
 from patched_models import lora, with_compute_dtype, with_module, with_option
 from safetensors.torch import load_file
 from segment_sampling import advanced
-from swifti2v.nodes.comfyui import compiled_model, model_identity, models
+from swifti2v.nodes.comfyui import compiled_model, model_files, model_identity
 from swifti2v.swifti2v_core.resume.fingerprint import fingerprint, fingerprint_tensors
 
 
@@ -63,7 +63,7 @@ def test_another_arithmetic_is_another_run(monkeypatch):
     """On cards that have it, fp8_e4m3fn_fast multiplies the same weights in fp8."""
     monkeypatch.setattr(comfy.model_management, "supports_fp8_compute", lambda *_: True)
     one, other = (
-        models.load_model("tiny_stage2_detail.safetensors", dtype)
+        model_files.load_model("tiny_stage2_detail.safetensors", dtype)
         for dtype in ("fp8_e4m3fn", "fp8_e4m3fn_fast")
     )
     assert weights_of(one) == weights_of(other) and changes_of(one) != changes_of(other)

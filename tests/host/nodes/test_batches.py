@@ -73,7 +73,7 @@ def test_the_same_photo_twice_moves_in_two_ways(run, stage_one, vae, photos):
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What the progress bar is told: (value, total)."""
+    """What the progress bar receives: (value, total)."""
     calls = []
     monkeypatch.setattr(
         comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *_, **__: calls.append((value, total))

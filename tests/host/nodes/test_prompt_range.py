@@ -191,7 +191,7 @@ def test_the_host_is_asked_for_the_memory_of_one_prompt(pack, ranged, sample, pr
     assert alone[1] == [2, 2, 2] and together[1] == [3, 3, 3]
 
 
-def test_unused_prompts_are_told(ranged, sample, prompts, caplog):
+def test_unused_prompts_are_logged(ranged, sample, prompts, caplog):
     with caplog.at_level(logging.WARNING, logger="SwiftI2V"):
         sample(ranged(prompts[1], 15, before=ranged(prompts[0], 0, 15)))
     assert not caplog.text

@@ -55,9 +55,9 @@ def test_kept_keys_change_nothing(
     assert short.count(3) > short.count(5) > 0  # later steps ran on the noisy frames alone
     monkeypatch.setattr(read_only.ReadOnlyContext, "holds", lambda *_: False)
     frequencies.clear()
-    computed = advanced(run, stage_two, text, z_ref, **options)
+    recomputed = advanced(run, stage_two, text, z_ref, **options)
     assert 3 not in [frames for frames, *_ in frequencies]
-    assert (kept - computed).abs().max() <= 1e-5
+    assert (kept - recomputed).abs().max() <= 1e-5
     both_ways = advanced(run, stage_two, text, z_ref, cfg=cfg, sampler=sampler)
     assert (kept - both_ways).abs().max() > 1e-3
 
@@ -72,8 +72,8 @@ def test_kept_keys_belong_to_the_blocks_that_ran(pack, run, stage_two, text, z_r
     model = (patched.args if hasattr(patched, "args") else patched)[0]
     kept = advanced(run, model, text, z_ref, cfg=3.0, context="read-only")
     monkeypatch.setattr(read_only.ReadOnlyContext, "holds", lambda *_: False)
-    computed = advanced(run, model, text, z_ref, cfg=3.0, context="read-only")
-    assert (kept - computed).abs().max() <= 1e-5
+    recomputed = advanced(run, model, text, z_ref, cfg=3.0, context="read-only")
+    assert (kept - recomputed).abs().max() <= 1e-5
     without = advanced(run, stage_two, text, z_ref, cfg=3.0, context="read-only")
     assert (kept - without).abs().max() > 1e-3
 

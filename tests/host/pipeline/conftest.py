@@ -39,7 +39,7 @@ def whole(autoencoder, latent):
         return autoencoder.decode(latent)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def host_vae(autoencoder, vae):
     """A copy of the tiny VAE object with the streaming module in it, values as the Wan2.2 VAE has them."""
     from comfy.model_patcher import ModelPatcher

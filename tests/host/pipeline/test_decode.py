@@ -42,7 +42,7 @@ def test_the_video_is_written_while_later_frames_are_latent(run, host_vae, laten
 
 
 @pytest.mark.parametrize("fails_at", [0, 3, 5])
-def test_out_of_memory_goes_on_with_smaller_strips_and_the_same_picture(
+def test_out_of_memory_retries_in_smaller_strips_with_the_same_picture(
     pack, host_vae, latent, whole, monkeypatch, caplog, fails_at
 ):
     strip, calls = streaming.StripDecoder._strip, []
@@ -136,7 +136,7 @@ def test_other_errors_are_no_lack_of_memory(host_vae, latent, monkeypatch, error
         decoding.decode_images(host_vae, latent)
 
 
-def test_out_of_memory_in_the_end_is_said(host_vae, latent, monkeypatch):
+def test_out_of_memory_in_the_smallest_strips_is_reported(host_vae, latent, monkeypatch):
 
     def failing(self, *args, **kwargs):
         raise torch.OutOfMemoryError("injected")
@@ -146,7 +146,7 @@ def test_out_of_memory_in_the_end_is_said(host_vae, latent, monkeypatch):
         decoding.decode_images(host_vae, latent)
 
 
-def test_frames_that_are_not_finite_are_said(host_vae, latent):
+def test_frames_that_are_not_finite_are_refused(host_vae, latent):
     broken = latent.clone()
     broken[:, :, 1] = float("nan")
     with torch.inference_mode(), pytest.raises(ValueError, match="NaN"):

@@ -7,6 +7,7 @@ import comfy.model_management as management
 import pytest
 import torch
 from comfy.ldm.wan.model import WanModel
+from swifti2v.nodes import vae_decode
 from swifti2v.nodes.comfyui import sampling
 from swifti2v.nodes.pipeline import decode as decoding
 from swifti2v.nodes.pipeline import encode as encoding
@@ -26,14 +27,14 @@ def of_the_device():
     return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-def of_the_host():
+def of_the_cpu():
     """What PyTorch itself raises."""
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50)
     return caught.value
 
 
-ERRORS = [of_the_device, of_the_host, MemoryError]
+ERRORS = [of_the_device, of_the_cpu, MemoryError]
 
 
 @pytest.fixture(scope="module")
@@ -184,21 +185,21 @@ class Failing(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("what", ["camera", "motion", "reference", "segments", "read-only", "images"])
-def test_anywhere(make, expected, what):
+def test_memory_may_run_out_anywhere(make, expected, what):
     """At operations all over a run: the picture, or one sentence."""
     with Failing() as counting:
         make[what]()
-    told = 0
+    explained = 0
     for part in range(1, 10):
         try:
             with Failing(at=counting.count * part // 10):
                 made = tensor_of(make[what]())
             assert (made - expected[what]).abs().max() <= 1e-5 * expected[what].abs().max()
         except RuntimeError as error:
-            told += 1
+            explained += 1
             assert SENTENCE.fullmatch(str(error)) and "ran out of" in str(error), error
     assert torch.equal(tensor_of(make[what]()), expected[what])
-    assert told or what in ("reference", "images")  # which go on in smaller pieces
+    assert explained or what in ("reference", "images")  # which retry in smaller pieces
 
 
 # --- The nearest setting --------------------------------------------------------------------------
@@ -256,15 +257,15 @@ def computer(monkeypatch):
     return have
 
 
-def test_frames_that_may_not_fit_are_told(pack, run, vae, computer, monkeypatch, caplog):
-    monkeypatch.setattr(decoding, "decode_images", lambda vae, latent: latent)
+def test_frames_that_may_not_fit_give_a_warning(pack, run, vae, computer, monkeypatch, caplog):
+    monkeypatch.setattr(vae_decode, "decode_images", lambda vae, latent: latent)
     latent = {"samples": torch.zeros(1, 48, 21, 88, 160)}
-    for free, told in ((4, False), (3, True)):
+    for free, explained in ((4, False), (3, True)):
         caplog.clear()
         computer(64 * GIB, free * GIB)
         with caplog.at_level("WARNING", logger="SwiftI2V"):
             run("SwiftI2V_TiledVAEDecode", samples=latent, vae=vae)
-        assert ("takes 3.3 GiB and 3.0 GiB are free" in caplog.text) == told
+        assert ("takes 3.3 GiB and 3.0 GiB are free" in caplog.text) == explained
 
 
 def test_a_streamed_reference_takes_no_room_for_the_clip(run, streaming_vae, photo, computer, caplog):

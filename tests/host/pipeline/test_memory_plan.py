@@ -76,7 +76,7 @@ class Elsewhere:
 @pytest.mark.parametrize("cut", PLANS_OF_2K)
 def test_a_2k_decode_takes_what_was_planned(real, shapes_alone, cut, monkeypatch):
     plan = memory_plan.DecodePlan(*cut)
-    monkeypatch.setattr("PinnedCache", Elsewhere)
+    monkeypatch.setattr(streaming, "PinnedCache", Elsewhere)
     with torch.device("meta"), torch.inference_mode(), Peak() as peak:
         latent = torch.empty(1, 48, 2 + plan.latent_frames, 88, 160, dtype=torch.bfloat16)
         decoder = streaming.StripDecoder(real, plan, lambda pixels: pixels.float().half(), unpinned)
@@ -117,13 +117,13 @@ def test_smaller_plans_are_all_tried():
 
 
 @pytest.mark.parametrize("size", [(3, 2), (2, 3)])
-def test_memories_are_counted_exactly(family, size, monkeypatch):
+def test_caches_are_counted_exactly(family, size, monkeypatch):
     latent = random_latent(family, 2, *size)
     decoder = streaming.StripDecoder(family, memory_plan.DecodePlan(1, 1), raw, unpinned)
     with torch.inference_mode():
         list(decoder.decode(latent))
     held = sum(part.numel() * 4 for part in decoder._strip_caches[0].values())
-    monkeypatch.setattr("DECODE_COPIES", 0)
+    monkeypatch.setattr(memory_plan, "DECODE_COPIES", 0)
     nothing_whole = dataclasses.replace(memory_plan.DecodePlan(1, 1), latent_frames=0)
     assert memory_plan.decode_memory_bytes(family.decoder, *size, 4, nothing_whole) == held
 

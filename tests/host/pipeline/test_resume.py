@@ -1,4 +1,4 @@
-"""Runs that stop and resume, in the real ComfyUI: the same bits, or a run of its own."""
+"""Runs that stop and resume, in the real ComfyUI: the same bits, or a separate run."""
 
 import logging
 import shutil
@@ -280,7 +280,7 @@ def test_a_damaged_segment_is_made_again(sample, folder, said):
     assert "segment-00001.safetensors is ignored" in lines[0] and "1 of 3" in lines[1]
 
 
-def test_a_stranger_s_folder_brings_nothing_in(sample, folder):
+def test_segments_of_another_run_are_not_restored(sample, folder):
     """Segments that someone else's run left, renamed to fit, do not enter this one."""
     expected = sample()
     sample(checkpoint="walk", seed=99)

@@ -28,7 +28,7 @@ def window(channels):
 def host_velocity(pack, model, x, timestep, text, read_only=None):
     options = {window_model.WINDOW_OPTION: window_model.WindowView(POSITIONS, CLEAN, read_only)}
     if read_only is not None:
-        attention.install(options, attention.PLAIN_ATTENTION)
+        attention.install(options)
         options["optimized_attention_override"] = attention.override
     executor = type("Executor", (), {"class_obj": model.model.diffusion_model})
     return window_model.window_forward(executor, x, timestep, text, transformer_options=options)
