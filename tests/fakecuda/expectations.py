@@ -31,6 +31,7 @@ def expect_sampling(meter: Meter, latent: torch.Tensor, shape: tuple[int, ...], 
     back = meter.copied("cuda->cpu")
     assert len(back) == samplings and len({copy.place for copy in back}) == 1, listed(back)
     assert meter.copied("cuda->cpu", ours=False) == []
+    expect_waits(meter, {})
     expect_undisturbed_loops(meter)
 
 
@@ -75,8 +76,8 @@ def expect_pinned(measured: Measured, gib: float) -> None:
 
 
 def listed(events: list[Any]) -> str:
-    """Return copies and waits, one a line, for the message of an assertion."""
-    return "\n".join(["", *(_line(event) for event in events)])
+    """Return the first copies and waits, one a line, for the message of an assertion."""
+    return "\n".join(["", *(_line(event) for event in events[:12]), f"{len(events)} in all"])
 
 
 def _line(event: Event) -> str:
