@@ -115,26 +115,26 @@ class Gauge:
 
     live: int = 0
     peak: int = 0
-    sizes: dict[int, weakref.ref[Any]] = field(default_factory=dict)
+    storages: dict[int, weakref.ref[Any]] = field(default_factory=dict)
 
     def add(self, tensor: torch.Tensor, size: int) -> None:
         """Count a tensor's storage, once, until it is freed."""
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self.sizes:
+        if key in self.storages:
             return
 
         def freed(_: Any) -> None:
             self.live -= size
-            del self.sizes[key]
+            del self.storages[key]
 
-        self.sizes[key] = weakref.ref(storage, freed)
+        self.storages[key] = weakref.ref(storage, freed)
         self.live += size
         self.peak = max(self.peak, self.live)
 
     def holds(self, tensor: torch.Tensor) -> bool:
         """Return whether a tensor's storage is counted."""
-        return tensor.untyped_storage()._cdata in self.sizes
+        return tensor.untyped_storage()._cdata in self.storages
 
 
 class Meter(TorchDispatchMode):

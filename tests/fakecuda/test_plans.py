@@ -63,7 +63,9 @@ def _once(work):
 
 @pytest.mark.parametrize(
     "plan",
-    with_known_fault(DECODES, offloads, "their need is that of a longer clip"),
+    with_known_fault(
+        DECODES, offloads, "they take 0.78 and 0.85 of the stated need with 81 frames, less with fewer"
+    ),
     ids=name_of,
 )
 def test_a_decode_takes_what_its_plan_states(decoded, plan):
