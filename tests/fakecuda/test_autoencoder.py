@@ -56,9 +56,9 @@ def test_a_video_leaves_the_gpu_in_bytes(name, tmp_path):
     ):
         vae = wan_vae(48, DTYPES[name])
         meter.start()
-        run("SwiftI2V_DecodeToVideo", samples={"samples": finished(3)}, vae=vae)
-    assert video.frames == [(1408, 2560, 3)] * 9
-    expect_queued_pieces(meter, [FRAME_BYTES, 4 * FRAME_BYTES, 4 * FRAME_BYTES])
+        run("SwiftI2V_DecodeToVideo", samples={"samples": finished(2)}, vae=vae)
+    assert video.frames == [(1408, 2560, 3)] * 5
+    expect_queued_pieces(meter, [FRAME_BYTES, 4 * FRAME_BYTES])
 
 
 @pytest.mark.parametrize("name, size", [("fp16", 2), ("bf16", 2), ("fp32", 4)])

@@ -25,7 +25,7 @@ def redraw(meter):
     model = wan_model("TI2V-5B", 96, 1)
     meter.start()
     return run(
-        "SwiftI2V_SegmentSampler", model=model, z_ref={"samples": torch.zeros(*SHAPE)}, seed=1, steps=2,
+        "SwiftI2V_SegmentSampler", model=model, z_ref={"samples": torch.zeros(*SHAPE)}, seed=1, steps=1,
         positive=text(), negative=text(),
     )[0]["samples"]  # fmt: skip
 
