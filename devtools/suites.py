@@ -14,8 +14,8 @@ from devtools.environment import Host, ensure_venv, find_host
 from devtools.programs import call
 from devtools.workspace import link_pack
 
-SUITES = ("lint", "types", "unit", "host", "e2e", "browser")
-SUITES_WITH_HOST = ("host", "e2e", "browser")
+SUITES = ("lint", "types", "unit", "fakecuda", "host", "e2e", "browser")
+SUITES_WITH_HOST = ("fakecuda", "host", "e2e", "browser")
 
 
 def run_tests(suites: Sequence[str], expression: str | None, comfyui: str | None) -> int:

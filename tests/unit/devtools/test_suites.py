@@ -38,9 +38,9 @@ def test_default_suites_run_in_order_and_browser_is_listed(runner: dict[str, Any
     pytest_command = "-I -m pytest -c tests/pytest.ini --rootdir tests tests/"
     assert runner["ran"][:2] == ["-I -m ruff check .", "-I -m ruff format --check ."]
     assert runner["ran"][2:5] == ["-I -m codespell_lib", "-I -m mypy", "-I -m mypy -p swifti2v.nodes"]
-    assert runner["ran"][5:] == [pytest_command + suite for suite in ("unit", "host", "e2e")]
-    assert runner["paths"] == [None, None, None, None, None, None, "hostdir", "hostdir"]
-    table = capsys.readouterr().out.splitlines()[-7:]
+    assert runner["ran"][5:] == [pytest_command + suite for suite in ("unit", "fakecuda", "host", "e2e")]
+    assert runner["paths"] == [None] * 6 + ["hostdir"] * 3
+    table = capsys.readouterr().out.splitlines()[-8:]
     assert [line.split()[0] for line in table] == ["suite", *suites.SUITES]
     assert all(line.split()[1] == "passed" for line in table[1:-1])
     assert "not run: ask with python3 dev.py test browser" in table[-1]
@@ -57,7 +57,7 @@ def test_selection_skips_lint_and_accepts_empty_suites(runner: dict[str, Any], c
     runner["codes"] = {"tests/host": 5}
     assert dev.main(["test", "-k", "plan"]) == 0
     assert [command.split()[-3:] for command in runner["ran"]] == [
-        [f"tests/{suite}", "-k", "plan"] for suite in ("unit", "host", "e2e")
+        [f"tests/{suite}", "-k", "plan"] for suite in ("unit", "fakecuda", "host", "e2e")
     ]
     table = capsys.readouterr().out
     assert all(f"not run: -k {why}" in table for why in ("chooses tests", "selects nothing here"))
