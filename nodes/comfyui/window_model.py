@@ -26,7 +26,10 @@ from .forward import FORWARD_KEY, add_forward, frame_tokens, plan_forward, run_f
 from .models import latent_channels
 
 WINDOW_OPTION = "SwiftI2V"
-"""Our name among wrappers and transformer options."""
+"""Our name among transformer options, and of the wrapper around the estimate of the memory."""
+
+WINDOW_KEY = f"{WINDOW_OPTION}_window"
+"""Our name among the wrappers around the network."""
 
 KEPT_BYTES_OPTION = f"{WINDOW_OPTION}_kept_bytes"
 """Transformer option: memory that read-only context will keep, unknown to ComfyUI's estimate."""
@@ -62,7 +65,7 @@ def window_guider(guider: Any) -> Any:
     """
     clone = copy.copy(guider)
     clone.model_patcher = guider.model_patcher.clone()
-    add_forward(clone.model_patcher, WINDOW_OPTION, window_forward)
+    add_forward(clone.model_patcher, WINDOW_KEY, window_forward)
     clone.model_patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, WINDOW_OPTION, count_kept_context)
     return clone
 
