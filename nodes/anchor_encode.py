@@ -12,7 +12,7 @@ from comfy_api.latest import io
 
 from ..swifti2v_core.geometry import check_size, latent_frame_count, latent_frame_of
 from ..swifti2v_core.images import Fit, Kernel
-from ..swifti2v_core.progress import after
+from ..swifti2v_core.progress import counting_from
 from ..swifti2v_core.reference.hybrid import (
     KEYFRAME_CLIP_FRAMES,
     ReferenceSettings,
@@ -154,7 +154,7 @@ class AnchorEncode(io.ComfyNode):
         photos = {} if keyframes is None else dict(zip(numbers, keyframes.split(1), strict=True))
 
         def chunks(clip: int, device: torch.device) -> Iterator[torch.Tensor]:
-            report = after(frame_progress(frames * len(image)), frames * clip)
+            report = counting_from(frame_progress(frames * len(image)), frames * clip)
             photo = image[clip : clip + 1].to(device)
             return reference_chunks(photo, motions[clip], settings, color_match, report, photos)
 

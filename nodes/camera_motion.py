@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..swifti2v_core.geometry import check_size, latent_frame_count
 from ..swifti2v_core.images import Fit
-from ..swifti2v_core.progress import after
+from ..swifti2v_core.progress import counting_from
 from ..swifti2v_core.seeds import clip_seed
 from ..swifti2v_core.stage_one import camera
 from . import shared_inputs
@@ -150,7 +150,7 @@ class CameraMotion(io.ComfyNode):
                     frames,
                     replace(move, seed=clip_seed(seed, index)),
                     fit,
-                    after(report, index * frames),
+                    counting_from(report, index * frames),
                 )
                 for index, photo in enumerate(image.split(1))
             ]

@@ -18,12 +18,15 @@ from .checks.widgets import checked_widgets
 from .comfyui.compiled_model import with_compiled_blocks
 from .comfyui.memory import device_type
 from .comfyui.model_files import (
+    WEIGHT_DTYPES,
+    apply_lora,
     check_lora_file,
     input_channels_of_file,
     input_channels_of_lora,
+    load_model,
     model_files,
 )
-from .comfyui.models import WEIGHT_DTYPES, apply_lora, load_model, with_shift
+from .comfyui.models import with_shift
 
 logger = logging.getLogger("SwiftI2V")
 

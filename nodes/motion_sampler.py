@@ -14,12 +14,12 @@ from ..swifti2v_core.images import Fit, fit_frames
 from ..swifti2v_core.sigmas import EXPERT_BOUNDARY
 from ..swifti2v_core.stage_one.chunks import Chunk, plan_chunks
 from ..swifti2v_core.stage_one.two_sizes import (
-    Leg,
+    SizeSteps,
     large_photo,
     large_size,
     match_snr,
-    plan_parts,
-    reshift_legs,
+    plan_expert_steps,
+    reshift_size_steps,
 )
 from . import shared_inputs
 from .checks.conditioning import read_prompts
@@ -29,7 +29,7 @@ from .checks.numbers import check_frames_fit_memory
 from .checks.sampling import check_starts_from_noise
 from .checks.widgets import checked_widgets
 from .comfyui.memory import sampling_bytes
-from .comfyui.sampling import make_sampler, schedule
+from .comfyui.sampling import make_sampler, sampler_names, schedule
 from .pipeline.decode import decode_images
 from .pipeline.memory_advice import (
     Advice,
@@ -148,7 +148,7 @@ class MotionSampler(io.ComfyNode):
                 shared_inputs.seed("the motion"),
                 shared_inputs.steps(),
                 shared_inputs.cfg(),
-                shared_inputs.sampler_name(),
+                shared_inputs.sampler_name(sampler_names()),
                 shared_inputs.fit(),
                 io.Float.Input(
                     "boundary",
@@ -214,16 +214,16 @@ class MotionSampler(io.ComfyNode):
         prompts = read_prompts(model_high_noise, positive, negative)
         sigmas = schedule(model_high_noise, steps, timesteps)
         check_starts_from_noise(sigmas)
-        sizes = [Leg(width, height, sigmas)]
+        sizes = [SizeSteps(width, height, sigmas)]
         if reshift_steps:
             large = large_size(width, height, reshift_scale, multiple)
             check_framed_fits_memory(image, width / height, fit)
-            first, rest = reshift_legs(sigmas, reshift_steps, large, (width, height))
+            first, rest = reshift_size_steps(sigmas, reshift_steps, large, (width, height))
             sizes = [first, match_snr(first, rest) if reshift_match_snr else rest]
 
         # Chunks are equally long, and all continue from what is encoded for the first one.
         encoded = pixel_frame_count(len(chunks[0].frames))
-        expert_steps = plan_parts(sizes, boundary if len(models) == 2 else 0.0)
+        expert_steps = plan_expert_steps(sizes, boundary if len(models) == 2 else 0.0)
         sampler = make_sampler(sampler_name)
         sampling = MotionSampling(models, prompts, cfg, sampler, STARTS[channels], chunks)
         need = _memory_need(models[0], channels, sizes, encoded, overlap_frames)
@@ -237,7 +237,7 @@ class MotionSampler(io.ComfyNode):
 
 
 def _memory_need(
-    model: Any, channels: int, sizes: list[Leg], frames: int, overlap_frames: int
+    model: Any, channels: int, sizes: list[SizeSteps], frames: int, overlap_frames: int
 ) -> MemoryNeed:
     """Return the memory that a sampling of ``frames`` frames takes, and settings that take less."""
     multiple = SIZE_MULTIPLES[channels]
@@ -288,7 +288,7 @@ def _check_one_size(chunks: list[Chunk], reshift_steps: int) -> None:
         )
 
 
-def _photos(photo: torch.Tensor, sizes: list[Leg], fit: Fit) -> list[torch.Tensor]:
+def _photos(photo: torch.Tensor, sizes: list[SizeSteps], fit: Fit) -> list[torch.Tensor]:
     """Return the photo at every size, framed as in the last one, the clip itself."""
     *before, clip = sizes
     return [

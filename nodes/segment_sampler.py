@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..swifti2v_core.resume.saved_segments import check_name
 from ..swifti2v_core.sigmas import check_denoise
-from ..swifti2v_core.stage_two.reference_strength import STRONGEST
+from ..swifti2v_core.stage_two.reference_strength import MAX_STRENGTH
 from ..swifti2v_core.stage_two.segment_loop import keep_finished
 from . import shared_inputs
 from .checks.conditioning import check_guider_conditions, check_prompt_ranges, read_prompts
@@ -18,10 +18,9 @@ from .checks.latents import check_same_shape, read_keyframes, read_reference, re
 from .checks.models import check_whole_windows, read_stage_two_kind
 from .checks.sampling import check_custom_sampling, read_segment_range, read_sigmas
 from .checks.widgets import checked_widgets
-from .comfyui.sampling import SeededNoise, cfg_guider, make_sampler, schedule
-from .pipeline.resume import KEEP
+from .comfyui.sampling import SeededNoise, cfg_guider, make_sampler, sampler_names, schedule
 from .pipeline.stage_two import CONTEXTS, POSITIONS, Sampling, WindowSettings, redraw
-from .shared_inputs import CATEGORY
+from .shared_inputs import CATEGORY, DELETE, KEEP
 
 logger = logging.getLogger("SwiftI2V")
 
@@ -74,7 +73,7 @@ def _reference_strength_input() -> io.Float.Input:
         "reference_strength",
         default=1.0,
         min=0.0,
-        max=STRONGEST,
+        max=MAX_STRENGTH,
         step=0.05,
         round=0.01,
         optional=True,
@@ -165,7 +164,7 @@ class SegmentSampler(io.ComfyNode):
                 shared_inputs.seed("the detail"),
                 shared_inputs.steps(),
                 shared_inputs.cfg(),
-                shared_inputs.sampler_name(),
+                shared_inputs.sampler_name(sampler_names()),
                 io.Float.Input(
                     "denoise",
                     default=1.0,
@@ -355,6 +354,6 @@ class SegmentSamplerAdvanced(io.ComfyNode):
             start=start,
             end=end,
             resume_name=checkpoint,
-            resume_files=checkpoint_files,
+            delete_when_done=checkpoint_files == DELETE,
         )
         return io.NodeOutput({"samples": samples})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .comfyui.sampling import sampler_names
-from .pipeline.resume import DELETE, KEEP
+KEEP, DELETE = "keep", "delete when done"
+"""Choices for the saved segments of a finished run."""
 
 CATEGORY = "SwiftI2V"
 
@@ -99,11 +99,11 @@ def cfg() -> io.Float.Input:
     )
 
 
-def sampler_name() -> io.Combo.Input:
+def sampler_name(names: list[str]) -> io.Combo.Input:
     """Return the sampler widget with ComfyUI's own samplers."""
     return io.Combo.Input(
         "sampler_name",
-        options=sampler_names(),
+        options=names,
         default="euler",
         tooltip="ComfyUI sampler. Default euler, what the 4-step recipes were made for.",
     )

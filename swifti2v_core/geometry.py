@@ -1,17 +1,17 @@
-"""Sizes and frame counts that the Wan autoencoders and transformers accept."""
+"""Sizes and frame counts of the Wan autoencoders and transformers, and conversions between them."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 FRAMES_PER_LATENT = 4
-"""Pixel frames per latent frame; latent frame 0 holds one pixel frame alone."""
+"""Pixel frames per latent frame; latent frame 0 is a single pixel frame."""
 
 LATENT_FACTOR = 16
 """Pixels per latent cell of the 48-channel autoencoder, in both directions."""
 
 SIZE_MULTIPLE = 2 * LATENT_FACTOR
-"""Autoencoder factor times transformer patch 2, for the 48-channel family."""
+"""Autoencoder factor times transformer patch size 2, for the 48-channel family."""
 
 
 def nearest_multiple(value: int, multiple: int) -> int:
@@ -59,7 +59,7 @@ def latent_frame_count(frames: int) -> int:
     Raises
     ------
     ValueError
-        If ``frames`` is not 4n+1 or leaves nothing to generate after the photo.
+        If ``frames`` is not 4n+1, or if it is 1, which leaves nothing to generate after the photo.
     """
     if frames <= FRAMES_PER_LATENT or (frames - 1) % FRAMES_PER_LATENT:
         raise ValueError(
@@ -70,7 +70,7 @@ def latent_frame_count(frames: int) -> int:
 
 
 def latent_frame_of(frame: int) -> int:
-    """Return the latent frame that holds pixel frame ``frame``."""
+    """Return the latent frame that contains pixel frame ``frame``."""
     return -(-frame // FRAMES_PER_LATENT)
 
 

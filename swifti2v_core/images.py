@@ -1,4 +1,4 @@
-"""Antialiased resizing of frames in the host's pixel layout, ``[F, H, W, 3]`` in 0..1."""
+"""Antialiased resizing and framing of images in the host's layout, ``[F, H, W, 3]`` in 0..1."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def resize(frames: Tensor, width: int, height: int, kernel: Kernel = "bicubic") 
     width, height
         Size of the result in pixels.
     kernel
-        ``"bicubic"`` (a = -0.5 as in PIL) or ``"lanczos"`` (three lobes, a little crisper).
+        ``"bicubic"`` (a = -0.5 as in PIL) or ``"lanczos"`` (three lobes, slightly sharper).
 
     Returns
     -------
@@ -57,7 +57,7 @@ RESIZERS: dict[Kernel, Callable[[Tensor, int, int], Tensor]] = {
 def lanczos_weights(size: int, target: int) -> Tensor:
     """Return the ``[target, size]`` matrix that resamples one axis with a Lanczos-3 kernel.
 
-    The kernel widens when shrinking (antialias) and is renormalized at the borders, as in PIL.
+    The kernel widens when downsampling (antialias) and is renormalized at the borders, as in PIL.
     """
     scale = size / target
     support = max(1.0, scale)
@@ -72,7 +72,7 @@ def lanczos_weights(size: int, target: int) -> Tensor:
 def fit_frames(
     frames: Tensor, width: int, height: int, fit: Fit = "crop", kernel: Kernel = "bicubic"
 ) -> Tensor:
-    """Bring frames to a size without changing their proportions.
+    """Resize frames to a size without changing their proportions.
 
     Parameters
     ----------
@@ -81,8 +81,8 @@ def fit_frames(
     width, height
         Size of the result in pixels.
     fit
-        ``"crop"`` covers the size and cuts what hangs over, centered; ``"pad"`` shows everything
-        and fills the rest with black.
+        ``"crop"`` covers the size and cuts the excess, centered; ``"pad"`` shows everything and fills
+        the rest with black.
     kernel
         See `resize`.
 
@@ -113,11 +113,11 @@ def extend_to_aspect(frames: Tensor, aspect: float) -> Tensor:
 
 
 FRAMINGS: dict[Fit, Callable[[Tensor, float], Tensor]] = {"crop": cut_to_aspect, "pad": extend_to_aspect}
-"""What each fit does to reach an aspect, without resizing."""
+"""How each fit reaches an aspect without resizing."""
 
 
 def _crop(frames: Tensor, width: int, height: int, kernel: Kernel) -> Tensor:
-    # Cutting first keeps a tall photo from being enlarged far beyond the target.
+    # Crop first: a tall photo would otherwise be enlarged far beyond the target.
     return resize(cut_to_aspect(frames, width / height), width, height, kernel)
 
 
@@ -140,25 +140,21 @@ def to_bytes(frames: Tensor) -> Tensor:
 
 
 class FiniteCheck:
-    """Looks for NaN and infinite values without making the program wait for the device.
+    """Detects NaN and infinite values without synchronizing with the device for every tensor.
 
     Parameters
     ----------
     device
-        Where the values will be.
+        Device of the values.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._finite = torch.ones((), dtype=torch.bool, device=device)
 
-    def see(self, values: Tensor) -> None:
-        """Note whether all ``values`` are finite."""
+    def update(self, values: Tensor) -> None:
+        """Include ``values`` in the check."""
         self._finite &= torch.isfinite(values).all()
 
-    def verify(self) -> None:
-        """Raise ValueError if any value seen was not; waits for the device."""
-        if not self._finite:
-            raise ValueError(
-                "The decoded frames hold NaN or infinite values; start ComfyUI with --fp32-vae, or look "
-                "for the node that made the latent."
-            )
+    def passed(self) -> bool:
+        """Return whether all values so far were finite; synchronizes with the device."""
+        return bool(self._finite)

@@ -17,20 +17,20 @@ FEW_STEP_TIMESTEPS = (1000.0, 750.0, 500.0, 250.0)
 """The 4-step list of the lightx2v distilled models (LightX2V configs; used with shift 5)."""
 
 RECIPE_SHIFT = 5.0
-"""Shift that Wan2.2 and the few-step recipes were made with."""
+"""Shift of Wan2.2 and the few-step recipes."""
 
-MOST_STEPS = 1000
-"""Longest list of timesteps; one per timestep."""
+MAX_STEPS = 1000
+"""Longest list of timesteps: one step per timestep of the model."""
 
 EXPERT_BOUNDARY = 0.9
-"""Sigma at which Wan2.2-I2V-A14B changes from the high-noise to the low-noise expert."""
+"""Sigma at which Wan2.2-I2V-A14B switches from the high-noise to the low-noise expert."""
 
 
 def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
     """Return ``shift * s / (1 + (shift - 1) * s)``, the resolution shift of flow matching.
 
-    Shift 1 changes nothing; larger values spend more steps at high noise. 0 and 1 stay where they
-    are. Source: SD3 (arXiv 2403.03206), section 5.3.2, as used by Wan.
+    Shift 1 changes nothing; larger values spend more steps at high noise. 0 and 1 are fixed points.
+    Source: SD3 (arXiv 2403.03206), section 5.3.2, as used by Wan.
     """
     return shift * sigma / (1 + (shift - 1) * sigma)
 
@@ -45,13 +45,13 @@ def even_timesteps(steps: int) -> tuple[float, ...]:
 
 
 def parse_timesteps(text: str) -> tuple[float, ...]:
-    """Read a list of timesteps such as ``"1000, 750, 500, 250"``.
+    """Parse a list of timesteps such as ``"1000, 750, 500, 250"``.
 
     Raises
     ------
     ValueError
-        If an entry is no number, lies outside (0, 1000], the list does not fall or is longer than
-        `MOST_STEPS`.
+        If an entry is not a number or outside (0, 1000], or if the list does not fall or is longer than
+        `MAX_STEPS`.
     """
     quoted = shortened(text)
     try:
@@ -62,15 +62,15 @@ def parse_timesteps(text: str) -> tuple[float, ...]:
             'for example "1000, 750, 500, 250".'
         ) from None
     falling = all(a > b for a, b in pairwise(timesteps))
-    # Said positively, so that NaN fails.
+    # Stated positively, so that NaN fails.
     if not (timesteps and falling and timesteps[0] <= FULL_TIMESTEP and timesteps[-1] > 0):
         raise ValueError(
             f'timesteps is "{quoted}", but must fall from at most 1000 to more than 0, '
             'for example "1000, 750, 500, 250".'
         )
-    if len(timesteps) > MOST_STEPS:
+    if len(timesteps) > MAX_STEPS:
         raise ValueError(
-            f'timesteps is "{quoted}", {len(timesteps)} numbers, but a schedule has at most {MOST_STEPS} '
+            f'timesteps is "{quoted}", {len(timesteps)} numbers, but a schedule has at most {MAX_STEPS} '
             "steps; leave some out."
         )
     return timesteps
@@ -80,7 +80,7 @@ def flow_sigmas(timesteps: Sequence[float], shift: float, denoise: float = 1.0) 
     """Return the sigmas of a list of timesteps.
 
     ``denoise`` scales the timesteps, before the shift: with evenly spaced timesteps these are the
-    last ``steps`` steps of a schedule of ``steps / denoise`` steps, the host's meaning of denoise.
+    last ``steps`` steps of a schedule of ``steps / denoise`` steps, as ComfyUI defines denoise.
 
     Parameters
     ----------
@@ -121,9 +121,8 @@ def check_denoise(denoise: float) -> None:
 def split_sigmas(sigmas: Tensor, boundary: float = EXPERT_BOUNDARY) -> tuple[Tensor, Tensor]:
     """Split a schedule between two experts at a noise level.
 
-    Steps that start at a sigma of at least ``boundary`` go to the first part. The sigma at which
-    the experts change ends the first part and starts the second; a part without steps has one
-    entry.
+    Steps that start at a sigma of at least ``boundary`` go to the first part. The sigma at the switch ends
+    the first part and starts the second; a part without steps has one entry.
     """
     high_steps = int((sigmas[:-1] >= boundary).sum())
     return sigmas[: high_steps + 1], sigmas[high_steps:]

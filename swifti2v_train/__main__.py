@@ -6,10 +6,12 @@
     stage2       train the detail model
     export       the newest checkpoint of a run to files for ComfyUI
     evaluate     measure exported weights
-    all          every command above in its turn, from photos to measured weights (the tiny models)
+    all          all of these in order, from photos to measured weights (the tiny models)
 
-A training that was ended, by its time limit for example, goes on when its command is given again. Several
-processes: ``accelerate launch -m swifti2v_train COMMAND --config FILE``.
+Run a command again to continue a training that was paused or interrupted. To train with several processes,
+run ``accelerate launch -m swifti2v_train COMMAND --config FILE``.
+
+Exit code: 0 finished, 3 paused (run again to continue), 1 failed.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from . import whole
 from .config import load_config
 
 logger = logging.getLogger("SwiftI2V")
@@ -30,20 +31,24 @@ MODULES = {"prepare": "data.prepare", "export": "export", "evaluate": "evaluatio
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 3 to be gone on with, 1 an error that was printed."""
+    """Run a command and return its exit code: 0 finished, 3 paused (run again to continue), 1 failed."""
     parser = argparse.ArgumentParser(
         prog="python -m swifti2v_train",
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("command", choices=[*TRAININGS, *MODULES, "all"])
-    parser.add_argument("--config", required=True, help="YAML file, see the recipes folder")
+    parser.add_argument("--config", required=True, help="YAML file; see the recipes folder")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.SETTING=VALUE", help="instead of the file's"
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.SETTING=VALUE",
+        help="replace a setting of the file",
     )
-    parser.add_argument("--estimate", action="store_true", help="only say what a training needs")
-    parser.add_argument("--processes", type=int, help="with --estimate: how many train together")
-    parser.add_argument("--fsdp", action="store_true", help="with --estimate: they share weights out")
+    parser.add_argument("--estimate", action="store_true", help="only print what a training needs")
+    parser.add_argument("--processes", type=int, help="with --estimate: number of processes")
+    parser.add_argument("--fsdp", action="store_true", help="with --estimate: shard weights with FSDP")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -54,9 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_all(options: argparse.Namespace) -> int:
-    """Run all commands until one is not done; those that are done already take no time."""
+    """Run the whole pipeline until a command is paused or fails; finished ones return at once."""
+    from .commands import pipeline
+
     given = options.set
-    for command, changes in whole.commands(load_config(options.config, given)):
+    for command, changes in pipeline(load_config(options.config, given)):
         logger.info("== %s %s", command, " ".join(f"{name}={value}" for name, value in changes.items()))
         options.command, options.set = command, [*given, *(f"{k}={v}" for k, v in changes.items())]
         code = _run(options)
@@ -77,16 +84,17 @@ def _run(options: argparse.Namespace) -> int:
 
     state = process_state()
     processes = options.processes or state.num_processes
-    shared = options.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")
-    estimate = commands.estimate(config, options.command, processes, shared=shared)
+    sharded = options.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")
+    estimate = commands.estimate(config, options.command, processes, sharded=sharded)
     if estimate is not None and state.is_main_process:
         logger.info(estimate.text())
     if options.estimate:
         return 0
     outcome = getattr(commands, options.command)(config)
     if state.is_main_process:
-        done = "Done" if outcome.finished else "To be gone on with: give the command again"
-        logger.info("%s; %d steps.", done, outcome.step)
+        steps = getattr(config, options.command).steps
+        result = "Finished" if outcome.finished else "Paused: run the command again to continue"
+        logger.info("Step %d of %d. %s.", outcome.step, steps, result)
     return 0 if outcome.finished else 3
 
 

@@ -1,4 +1,7 @@
-"""The three trainings as commands: what is wrong is said before a model loads, then the run begins."""
+"""The three trainings as commands, their estimates, and the pipeline from photos to a measured Stage II.
+
+A training checks its settings and its dataset before a model loads.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from swifti2v_core.geometry import latent_frame_count
 
 from .config import Config, Training, load_config, save_config
 from .data.dataset import INDEX, Dataset
-from .evaluation.pictures import drawer
+from .evaluation.contact_sheets import latent_drawer
 from .loop.estimate import Estimate, estimate_training, motion_tokens, window_tokens
 from .loop.trainer import Draw, Outcome, Trainer, check_resumed, process_state
 from .networks.autoencoder import load_autoencoder
@@ -22,7 +25,30 @@ from .tasks.stage_two import WindowSamples, WindowTask
 STAGE_TWO_CHANNELS = 96, 48
 
 PACKAGES = ("accelerate", "diffusers", "peft", "torch")
-"""Whose versions are written beside a run's configuration."""
+"""Packages whose versions are written beside a run's configuration."""
+
+
+def pipeline(config: Config) -> list[tuple[str, dict[str, str]]]:
+    """Return the commands that make and measure the tiny models, in order, with the settings each changes.
+
+    Data is prepared twice: references are softened by the Stage I that is trained in between.
+    """
+    motion = str(Path(config.data.folder).with_name("motion"))
+
+    def export(run: str, file: str) -> tuple[str, dict[str, str]]:
+        return "export", {"export.run": run, "export.file": file}
+
+    return [
+        ("autoencoder", {}),
+        export(config.autoencoder.output, config.prepare.autoencoder),
+        ("prepare", {"data.folder": motion, "prepare.stage_one": ""}),
+        ("stage1", {"data.folder": motion}),
+        export(config.stage1.output, config.prepare.stage_one),
+        ("prepare", {}),
+        ("stage2", {}),
+        ("export", {}),
+        ("evaluate", {}),
+    ]
 
 
 def autoencoder(config: Config) -> Outcome:
@@ -51,23 +77,23 @@ def stage2(config: Config) -> Outcome:
 
 
 def stage_one_shape(config: Config) -> Shape:
-    """Return the sizes of Stage I's network, which the dataset's motion latents decide."""
+    """Return the sizes of Stage I's network; the dataset's motion latents decide its channels."""
     channels = motion_channels(Dataset(config.data.folder))
     return training_shape(config.stage1, INPUT_CHANNELS[channels], channels)
 
 
-def estimate(config: Config, section: str, processes: int, *, shared: bool) -> Estimate | None:
-    """Return what a training will need, or None if there is no estimate for it.
+def estimate(config: Config, section: str, processes: int, *, sharded: bool) -> Estimate | None:
+    """Return what a training will need, or None for the tiny autoencoder.
 
-    Without a dataset, Stage II is estimated for what the prepare section would make.
+    Without a dataset, Stage II is estimated for the clips that the prepare section describes.
 
     Parameters
     ----------
     config
         The project.
     section
-        The training.
-    processes, shared
+        ``autoencoder``, ``stage1`` or ``stage2``.
+    processes, sharded
         See `estimate.estimate_training`.
     """
     if section == "autoencoder":
@@ -75,19 +101,25 @@ def estimate(config: Config, section: str, processes: int, *, shared: bool) -> E
     if section == "stage1":
         dataset = Dataset(config.data.folder)
         tokens = max(motion_tokens(dataset.motion(number)) for number in range(len(dataset)))
-        return estimate_training(config.stage1, stage_one_shape(config), tokens, processes, shared=shared)
-    made = config.prepare
-    sizes = [(latent_frame_count(made.frames), made.height, made.width)]
+        return estimate_training(config.stage1, stage_one_shape(config), tokens, processes, sharded=sharded)
+    planned = config.prepare
+    sizes = [(latent_frame_count(planned.frames), planned.height, planned.width)]
     if (Path(config.data.folder) / INDEX).exists():
         clips = Dataset(config.data.folder).clips
         sizes = [(clip.latent_frames, clip.height, clip.width) for clip in clips]
     tokens = max(window_tokens(config.stage2, *size) for size in sizes)
     shape = training_shape(config.stage2, *STAGE_TWO_CHANNELS)
-    return estimate_training(config.stage2, shape, tokens, processes, shared=shared)
+    return estimate_training(config.stage2, shape, tokens, processes, sharded=sharded)
 
 
 def begin_run(config: Config, section: str) -> None:
-    """Write what repeats the run, its configuration and versions, or check that it is the one of before."""
+    """Write a run's configuration and package versions, or check that a resumed run has the same settings.
+
+    Raises
+    ------
+    ValueError
+        If the section names no output folder, or a resumed run differs from its start.
+    """
     settings: Training = getattr(config, section)
     if not settings.output:
         raise ValueError(
@@ -97,7 +129,7 @@ def begin_run(config: Config, section: str) -> None:
     if path.exists():
         check_resumed(getattr(load_config(path), section), settings, path.parent)
     state = process_state()
-    state.wait_for_everyone()  # nobody may read what is being written
+    state.wait_for_everyone()  # all have read the old file before it is replaced
     if state.is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_config(config, path)
@@ -107,4 +139,4 @@ def begin_run(config: Config, section: str) -> None:
 
 
 def _drawer(path: str) -> Draw:
-    return drawer(load_autoencoder(path) if path else None)
+    return latent_drawer(load_autoencoder(path) if path else None)

@@ -1,93 +1,126 @@
-"""The configuration of a project: dataclasses, read from and written to YAML.
+"""The configuration of a project: one section per command, read from and written to YAML.
 
-Every section is one command of ``python -m swifti2v_train``. Paths are relative to the folder the
-command is run in. What a setting may be is said once, in its declaration, and checked before anything runs.
+Paths are relative to the folder that the command runs in. Each setting declares its limits, and pydantic
+checks them before anything runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from swifti2v_core.sigmas import EXPERT_BOUNDARY, RECIPE_SHIFT
 
-from .fields import from_values, number, plain_values
 
-Precision = Literal["no", "bf16", "fp16"]
+def _number_from_text(value: Any) -> Any:
+    """Convert text to a number where possible: YAML 1.1 reads 1e-4 as text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _no_from_false(value: Any) -> Any:
+    """Undo YAML 1.1, which reads a bare ``no`` as false."""
+    return "no" if value is False else value
+
+
+Number = Annotated[float, BeforeValidator(_number_from_text)]
+Paths = Annotated[tuple[str, ...], Field(strict=False)]
+"""Strict validation would refuse YAML's lists."""
+
+Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(_no_from_false)]
 Method = Literal["full", "lora"]
 Context = Literal["bidirectional", "read-only"]
 Expert = Literal["both", "high", "low"]
 
+RULES = {
+    "bool_type": "true or false",
+    "float_type": "a number, for example 0.0001",
+    "int_type": "a whole number",
+    "model_type": "a mapping of settings to values",
+    "string_type": "text in quotes",
+    "tuple_type": "a list of paths, for example [photos]",
+}
+"""What a value must be, in YAML's terms, where pydantic speaks of Python's types."""
 
-@dataclass(frozen=True)
-class Data:
+
+class Section(BaseModel):
+    """Settings that are fixed once made; unknown names and values of another type are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Data(Section):
     """The prepared dataset.
 
     Attributes
     ----------
     folder
-        See `dataset.Dataset`.
+        Where `dataset.DatasetWriter` writes and `dataset.Dataset` reads.
     """
 
     folder: str = ""
 
 
-@dataclass(frozen=True)
-class Prepare:
-    """What becomes the dataset.
+class Prepare(Section):
+    """How photos and videos become the dataset.
 
     Attributes
     ----------
     sources
         Photos, videos, or folders of them.
     autoencoder, motion_autoencoder
-        Of Stage II and of Stage I, see `autoencoder.load_autoencoder`; no second one: the first.
+        Paths for Stage II and Stage I, see `autoencoder.load_autoencoder`. Without the second, both stages
+        use the first.
     stage_one
-        Native Wan weights that make the stage-transition references; none: plain references only.
+        Native Wan weights that make the stage-transition references; empty: plain references only.
     width, height, motion_width, motion_height
-        Pixels of Stage II and of Stage I.
+        Size in pixels of Stage II and of Stage I.
     frames, fps
         Pixel frames of a clip, 4n+1, and their rate: 24 for TI2V-5B, 16 for A14B.
     clips_per_source
-        Clips made of a photo, each with a scene of its own, or at most cut from a video.
+        Clips rendered from each photo, each with its own scene; at most this many are cut from a video.
     variants
-        References made of a clip beside the plain one.
+        Stage-transition references per clip, in addition to the plain one.
     lowest_sigma, highest_sigma
-        Noise levels from which Stage I denoises those variants again.
+        Range of the noise level from which Stage I denoises those variants.
     transition_steps
-        Steps of that denoising.
+        Denoising steps of a variant.
     shard_megabytes
-        Size at which a file of the dataset is full.
+        Size at which a shard of the dataset is full.
+    seed
+        Seed of the scenes and the noise.
     device
-        Where to compute, as PyTorch names it.
+        PyTorch device, for example ``cuda``.
     """
 
-    sources: tuple[str, ...] = ()
+    sources: Paths = ()
     autoencoder: str = ""
     motion_autoencoder: str = ""
     stage_one: str = ""
-    width: int = number(2560, 32)
-    height: int = number(1408, 32)
-    motion_width: int = number(640, 16)
-    motion_height: int = number(352, 16)
-    frames: int = number(81, 5)
-    fps: float = number(24, 0, open_low=True)
-    clips_per_source: int = number(1, 1)
-    variants: int = number(1, 0)
-    lowest_sigma: float = number(0.2, 0, 1)
-    highest_sigma: float = number(0.6, 0, 1)
-    transition_steps: int = number(2, 1, 1000)
-    shard_megabytes: float = number(1024, 0, open_low=True)
-    seed: int = number(0, 0)
+    width: int = Field(2560, ge=32)
+    height: int = Field(1408, ge=32)
+    motion_width: int = Field(640, ge=16)
+    motion_height: int = Field(352, ge=16)
+    frames: int = Field(81, ge=5)
+    fps: Number = Field(24.0, gt=0)
+    clips_per_source: int = Field(1, ge=1)
+    variants: int = Field(1, ge=0)
+    lowest_sigma: Number = Field(0.2, ge=0, le=1)
+    highest_sigma: Number = Field(0.6, ge=0, le=1)
+    transition_steps: int = Field(2, ge=1, le=1000)
+    shard_megabytes: Number = Field(1024.0, gt=0)
+    seed: int = Field(0, ge=0)
     device: str = "cpu"
 
 
-@dataclass(frozen=True)
-class Training:
+class Training(Section):
     """What all trainings share.
 
     Attributes
@@ -95,175 +128,168 @@ class Training:
     output
         Folder of the run: checkpoints, its configuration, TensorBoard's files.
     seed
-        Chooses everything random: a sample depends on it, the step and its number in the batch.
+        Seed of all random draws: a sample depends on it, the step and its number in the batch.
     steps
-        Updates of the weights in the whole run.
+        Optimizer steps of the whole run.
     batch_size
-        Samples of one update, of all processes together.
+        Samples per optimizer step, all processes together.
     micro_batch
-        Samples of one forward; what is missing to ``batch_size`` is accumulated.
+        Samples per forward pass; gradients are accumulated up to ``batch_size``.
     learning_rate, warmup_steps, weight_decay
-        Of AdamW; the rate rises linearly and then stays.
+        AdamW's settings; the rate rises linearly for the warmup and then stays constant.
     gradient_clip
         Largest norm of the gradient.
     ema_decay
-        Of the averaged weights, which are what is exported.
+        Decay of the averaged weights, which are the ones exported.
     precision
-        Of the forward; weights are kept in float32.
+        Mixed precision of the forward pass; the weights stay float32.
     gradient_checkpointing
-        Whether blocks are computed a second time in the backward instead of being remembered.
+        Whether the backward pass recomputes each block instead of storing its activations.
     checkpoint_steps, keep_checkpoints
-        How often a checkpoint is written and how many stay.
+        Steps between checkpoints, and how many are kept.
     sheet_steps
-        How often a contact sheet is drawn.
+        Steps between contact sheets.
     stop_after_minutes
-        A call of the command ends with a checkpoint after this long and is gone on with by the next one;
-        0 never ends it.
+        Stop after this many minutes, saving a checkpoint; run again to continue. 0: no limit.
     """
 
     output: str = ""
-    seed: int = number(0, 0)
-    steps: int = number(1000, 1)
-    batch_size: int = number(8, 1)
-    micro_batch: int = number(1, 1)
-    learning_rate: float = number(1e-4, 0, open_low=True)
-    warmup_steps: int = number(0, 0)
-    weight_decay: float = number(0.01, 0)
-    gradient_clip: float = number(1.0, 0, open_low=True)
-    ema_decay: float = number(0.999, 0, 1)
+    seed: int = Field(0, ge=0)
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(8, ge=1)
+    micro_batch: int = Field(1, ge=1)
+    learning_rate: Number = Field(1e-4, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: Number = Field(0.01, ge=0)
+    gradient_clip: Number = Field(1.0, gt=0)
+    ema_decay: Number = Field(0.999, ge=0, le=1)
     precision: Precision = "no"
     gradient_checkpointing: bool = False
-    checkpoint_steps: int = number(500, 1)
-    keep_checkpoints: int = number(2, 1)
-    sheet_steps: int = number(500, 1)
-    stop_after_minutes: float = number(0, 0)
+    checkpoint_steps: int = Field(500, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+    sheet_steps: int = Field(500, ge=1)
+    stop_after_minutes: Number = Field(0.0, ge=0)
 
 
-@dataclass(frozen=True)
 class Autoencoder(Training):
     """Training of the tiny autoencoder.
 
     Attributes
     ----------
     base
-        Weights to go on from; none: random ones.
+        Weights to start from; empty: random ones.
     sources
-        Photos or folders of them; each sample is a crop that the camera moves over.
+        Photos or folders of them; each sample is a camera move over a random crop.
     width, height, frames
-        Of a sample, in pixels and pixel frames (4n+1).
+        Size of a sample in pixels and pixel frames (4n+1).
     sharpness_weight
-        Weight of the loss of the Laplacian pyramid beside the plain one.
+        Weight of the Laplacian pyramid's loss relative to the plain one.
     """
 
     base: str = ""
-    sources: tuple[str, ...] = ()
-    width: int = number(256, 32)
-    height: int = number(128, 32)
-    frames: int = number(9, 5)
-    sharpness_weight: float = number(1.0, 0)
+    sources: Paths = ()
+    width: int = Field(256, ge=32)
+    height: int = Field(128, ge=32)
+    frames: int = Field(9, ge=5)
+    sharpness_weight: Number = Field(1.0, ge=0)
 
 
-@dataclass(frozen=True)
-class Network:
-    """A network to be trained from random weights.
+class Network(Section):
+    """Sizes of a network that starts from random weights.
 
     Attributes
     ----------
     heads, layers, ffn_dim, text_dim
-        A head is 128 wide, as ComfyUI takes it to be.
+        Sizes of a Wan transformer. A head is 128 wide, as ComfyUI assumes.
     """
 
-    heads: int = number(2, 1)
-    layers: int = number(6, 1)
-    ffn_dim: int = number(1024, 1)
-    text_dim: int = number(4096, 1)
+    heads: int = Field(2, ge=1)
+    layers: int = Field(6, ge=1)
+    ffn_dim: int = Field(1024, ge=1)
+    text_dim: int = Field(4096, ge=1)
 
 
-@dataclass(frozen=True)
 class Diffusion(Training):
     """What the trainings of both stages share.
 
     Attributes
     ----------
     base
-        Native Wan weights to begin with; none: random ones of ``network``.
+        Native Wan weights to start from; empty: random ones, sized by ``network``.
     network
-        See `Network`; ignored with a ``base``.
+        Sizes without a ``base``; ignored with one.
     method
-        Train all weights, or a LoRA and the patch embedding.
+        ``full`` trains all weights, ``lora`` a LoRA and the patch embedding.
     lora_rank, lora_alpha
-        Of the LoRA.
+        Rank and scale of the LoRA.
     shift
-        Resolution shift of the noise levels.
+        Resolution shift of the noise schedule.
     """
 
     base: str = ""
-    network: Network = field(default_factory=Network)
+    network: Network = Network()
     method: Method = "full"
-    lora_rank: int = number(32, 1)
-    lora_alpha: float = number(32, 0, open_low=True)
-    shift: float = number(RECIPE_SHIFT, 0, open_low=True)
+    lora_rank: int = Field(32, ge=1)
+    lora_alpha: Number = Field(32.0, gt=0)
+    shift: Number = Field(RECIPE_SHIFT, gt=0)
 
 
-@dataclass(frozen=True)
 class StageOne(Diffusion):
-    """Training of the motion model. The dataset says which kind: 48 channels TI2V-5B, 16 A14B.
+    """Training of the motion model; the dataset decides which: 48 channels TI2V-5B, 16 channels A14B.
 
     Attributes
     ----------
     expert
-        Which noise levels are trained: all, from ``boundary`` up, or below it.
+        Noise levels to train: all (``both``), above ``boundary`` (``high``), or below it (``low``).
     boundary
-        Sigma at which the experts of A14B change.
+        Sigma at which A14B switches experts.
     """
 
     expert: Expert = "both"
-    boundary: float = number(EXPERT_BOUNDARY, 0, 1)
+    boundary: Number = Field(EXPERT_BOUNDARY, ge=0, le=1)
 
 
-@dataclass(frozen=True)
 class StageTwo(Diffusion):
-    """Training of the detail model. What each setting does to a sample is told in `windows`.
+    """Training of the detail model; `tasks.stage_two` describes what each setting does to a sample.
 
     Attributes
     ----------
     segment_frames, neighbors
-        M and N.
+        M and N: latent frames made at once, and finished ones before them in the window.
     context
-        Whether clean frames attend to all tokens or to clean ones only.
+        Whether clean frames attend to all tokens (``bidirectional``) or to clean ones only.
     reference_dropout, anchor_dropout
-        Share of samples without a reference, share of steps without an anchor.
+        Share of samples without a reference, and of steps without an anchor.
     neighbor_noise
-        Largest sigma at which neighbors are mixed with noise.
+        Largest sigma of the noise mixed into the neighbors.
     rollout_share
-        Share of steps whose neighbors the model itself generates.
+        Share of steps whose neighbors the network generates itself.
     rollout_segments, rollout_steps
-        How many segments before the trained one it generates, and in how many steps each.
+        How many segments it generates before the trained one, and the sampling steps of each.
     """
 
-    segment_frames: int = number(3, 1)
-    neighbors: int = number(1, 0)
+    segment_frames: int = Field(3, ge=1)
+    neighbors: int = Field(1, ge=0)
     context: Context = "bidirectional"
-    reference_dropout: float = number(0.1, 0, 1)
-    anchor_dropout: float = number(0.05, 0, 1)
-    neighbor_noise: float = number(0.1, 0, 1)
-    rollout_share: float = number(0.3, 0, 1)
-    rollout_segments: int = number(1, 1)
-    rollout_steps: int = number(4, 1)
+    reference_dropout: Number = Field(0.1, ge=0, le=1)
+    anchor_dropout: Number = Field(0.05, ge=0, le=1)
+    neighbor_noise: Number = Field(0.1, ge=0, le=1)
+    rollout_share: Number = Field(0.3, ge=0, le=1)
+    rollout_segments: int = Field(1, ge=1)
+    rollout_steps: int = Field(4, ge=1)
 
 
-@dataclass(frozen=True)
-class Export:
-    """What is written for ComfyUI: the averaged weights of a run.
+class Export(Section):
+    """Where a run's averaged weights are written for ComfyUI.
 
     Attributes
     ----------
     run
-        Folder of the training; its newest checkpoint is taken.
+        Output folder of a training; its newest checkpoint is exported.
     file
         The safetensors file: full weights, or an adapter if the run trained a LoRA.
     merged_file
-        With a LoRA: where the full weights go as well; none: nowhere.
+        With a LoRA: a second file with the base and the LoRA merged; empty: none.
     dtype
         Number format of the files.
     """
@@ -274,67 +300,82 @@ class Export:
     dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
 
 
-@dataclass(frozen=True)
-class Evaluate:
-    """What is measured on held-out photos.
+class Evaluate(Section):
+    """What is measured on held-out photos and videos.
 
     Attributes
     ----------
     sources
         Photos, videos, or folders of them.
     stage_two
-        Exported weights.
+        Exported Stage II weights.
     output
-        Folder for tables and pictures.
+        Folder for tables and contact sheets.
+    seed
+        Seed of the scenes and the noise.
+    device
+        PyTorch device, for example ``cuda``.
     """
 
-    sources: tuple[str, ...] = ()
+    sources: Paths = ()
     stage_two: str = ""
     output: str = ""
-    seed: int = number(0, 0)
+    seed: int = Field(0, ge=0)
     device: str = "cpu"
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(Section):
     """A project: one section per command, and the dataset they share."""
 
-    data: Data = field(default_factory=Data)
-    prepare: Prepare = field(default_factory=Prepare)
-    autoencoder: Autoencoder = field(default_factory=Autoencoder)
-    stage1: StageOne = field(default_factory=StageOne)
-    stage2: StageTwo = field(default_factory=StageTwo)
-    export: Export = field(default_factory=Export)
-    evaluate: Evaluate = field(default_factory=Evaluate)
+    data: Data = Data()
+    prepare: Prepare = Prepare()
+    autoencoder: Autoencoder = Autoencoder()
+    stage1: StageOne = StageOne()
+    stage2: StageTwo = StageTwo()
+    export: Export = Export()
+    evaluate: Evaluate = Evaluate()
+
+
+SectionType = TypeVar("SectionType", bound=Section)
 
 
 def load_config(path: str | Path, changes: Sequence[str] = ()) -> Config:
-    """Read a configuration; settings that are not in the file keep their defaults.
+    """Read a configuration, see `load_section`."""
+    return load_section(Config, path, changes)
+
+
+def load_section(kind: type[SectionType], path: str | Path, changes: Sequence[str] = ()) -> SectionType:
+    """Read one section or a whole configuration; settings that the file does not name keep their defaults.
 
     Parameters
     ----------
+    kind
+        What the file holds, for example `Config`.
     path
         The YAML file.
     changes
-        Settings that take the place of the file's, each ``section.setting=value``.
+        Settings that replace those of the file, each ``section.setting=value``.
 
     Raises
     ------
     ValueError
-        If the file is no YAML, names an unknown setting or gives a value that does not fit.
+        If the file is not YAML, or a setting is unknown or outside its limits.
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = {} if values is None else values
+        for change in changes:
+            _change(values, change)
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML file ({error}); see the recipes folder.") from None
-    values = values or {}
-    for change in changes:
-        _change(values, change)
-    return from_values(Config, values, str(path))
+        raise ValueError(f"{path} is not valid YAML ({error}); see the recipes folder.") from None
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {_first_error(kind, error)}") from None
 
 
-def _change(values: dict[str, Any], change: str) -> None:
-    """Put a setting, ``section.setting=value``, into what was read from a file."""
+def _change(values: Any, change: str) -> None:
+    """Apply ``section.setting=value`` to the values read from a file."""
     name, sign, value = change.partition("=")
     *sections, setting = name.split(".")
     if not sign or not sections:
@@ -342,11 +383,32 @@ def _change(values: dict[str, Any], change: str) -> None:
             f'"{change}" changes no setting; write section.setting=value, for example stage2.steps=100.'
         )
     for section in sections:
-        values = values.setdefault(section, {})
+        if isinstance(values, dict):
+            values = values.setdefault(section, {})
+    if not isinstance(values, dict):
+        raise ValueError(
+            f'"{change}" cannot be set: in the file {sections[-1]} is {values!r}, not a mapping.'
+        )
     values[setting] = yaml.safe_load(value) if value else ""
 
 
-def save_config(section: Any, path: str | Path) -> None:
-    """Write a section or a whole configuration with every setting spelled out."""
-    values = plain_values(asdict(section))
+def _first_error(kind: type[Section], error: ValidationError) -> str:
+    """Describe the first error in one sentence: section, setting, value and rule."""
+    first = error.errors(include_url=False)[0]
+    names = [str(name) for name in first["loc"] if isinstance(name, str)]
+    if first["type"] == "extra_forbidden":
+        *sections, setting = names
+        known: Any = kind
+        for section in sections:
+            known = known.model_fields[section].annotation
+        nearest = get_close_matches(setting, known.model_fields, n=1, cutoff=0)[0]
+        place = ": ".join(sections) or "the file"
+        return f'{place} has no setting "{setting}"; the nearest one is "{nearest}".'
+    rule = RULES.get(first["type"], first["msg"].removeprefix("Input should be "))
+    return f"{': '.join(names) or 'the file'} is {first['input']!r}, but must be {rule}."
+
+
+def save_config(section: Section, path: str | Path) -> None:
+    """Write a section or a whole configuration with every setting, defaults included."""
+    values = section.model_dump(mode="json")
     Path(path).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")

@@ -1,9 +1,9 @@
 """Trained weights as files that ComfyUI loads.
 
 A full training becomes native Wan weights. A LoRA becomes an adapter for any Wan2.2-TI2V-5B: a LoRA file in
-ComfyUI's layout whose patch embedding carries ``reshape_weight``. With it ComfyUI's LoRA loader widens the
-weight from 48 to 96 input channels, as it does for the control LoRAs of Flux, before it adds the product of
-two factors, one of them an identity, so that the trained patch embedding comes out exactly.
+ComfyUI's layout whose patch embedding carries ``reshape_weight``. It makes ComfyUI's LoRA loader widen the
+weight from 48 to 96 input channels, as for Flux's control LoRAs, and then add the product of two factors.
+One of them is the identity, so the result is exactly the trained patch embedding.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ SECTIONS = ("autoencoder", "stage1", "stage2")
 
 
 def run(config: Config) -> None:
-    """Export what ``config.export`` names.
+    """Export the run that ``config.export`` names.
 
     Raises
     ------
     ValueError
-        If there is nothing to export, or a weight does not fit the number format.
+        If there is nothing to export, or a weight overflows the number format.
     """
     settings = config.export
     section = run_section(settings.run)
@@ -49,7 +49,7 @@ def run(config: Config) -> None:
 
 
 def run_section(run_folder: str) -> Autoencoder | Diffusion:
-    """Return the settings that a run was made with.
+    """Return the settings that a run was started with.
 
     Raises
     ------
@@ -61,14 +61,16 @@ def run_section(run_folder: str) -> Autoencoder | Diffusion:
         if path.exists():
             section: Autoencoder | Diffusion = getattr(load_config(path), name)
             return section
-    raise ValueError(f"{run_folder or '(no folder)'} holds no run; name the output folder of a training.")
+    raise ValueError(
+        f"{run_folder or '(no folder)'} holds no run; set run to the output folder of a training."
+    )
 
 
 def averaged_weights(run_folder: str) -> dict[str, Tensor]:
     """Return the averaged weights of a run's newest checkpoint; raises ValueError if it has none."""
     newest = newest_checkpoint(Path(run_folder))
     if newest is None:
-        raise ValueError(f"{run_folder} holds no checkpoint; let the training go on until it has one.")
+        raise ValueError(f"{run_folder} holds no checkpoint; continue the training until it has one.")
     return {key.replace(".default.", "."): value for key, value in load_file(newest / AVERAGES).items()}
 
 
@@ -80,9 +82,9 @@ def adapter(trained: Mapping[str, Tensor], base: Mapping[str, Tensor], alpha: fl
     trained
         Factors of the LoRA and the whole patch embedding, under diffusers' names.
     base
-        Native weights that were trained on; only the patch embedding is looked at.
+        Native weights that were trained; only the patch embedding is used.
     alpha
-        Of the LoRA.
+        The LoRA's alpha.
     """
     lora = {}
     for key, value in trained.items():
@@ -99,7 +101,7 @@ def _embedding_patch(trained: Mapping[str, Tensor], base: Mapping[str, Tensor]) 
     wide = widen_patch_embedding(base, weight.shape[1])
     change = weight - wide[f"{EMBEDDING}.weight"].float()
     outputs, inputs = len(change), change[0].numel()
-    # The smaller identity; ComfyUI multiplies the factors as matrices, the product has the weight's shape.
+    # Use the smaller identity. ComfyUI multiplies the factors as matrices and reshapes the product.
     if outputs <= inputs:
         up, down = torch.eye(outputs), change
     else:
@@ -114,14 +116,14 @@ def _embedding_patch(trained: Mapping[str, Tensor], base: Mapping[str, Tensor]) 
 
 
 def merge(trained: Mapping[str, Tensor], base: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """Return native weights with a LoRA and the trained patch embedding put in.
+    """Return native weights with the LoRA and the trained patch embedding merged in.
 
     Parameters
     ----------
     trained, base
         As in `adapter`.
     scale
-        The LoRA's alpha over its rank.
+        The LoRA's alpha divided by its rank.
     """
     merged = dict(widen_patch_embedding(base, trained[f"{EMBEDDING}.weight"].shape[1]))
     for key, value in trained.items():

@@ -1,4 +1,4 @@
-"""Random draws that depend on what they are for and on nothing that was drawn before."""
+"""Random draws that depend on their purpose alone, never on earlier draws."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import torch
 
 
 def generator(seed: int, *purpose: int | str) -> torch.Generator:
-    """Return a generator of its own for a purpose, for example (seed, step, number in the batch).
+    """Return a CPU generator seeded by a purpose, for example (seed, step, number in the batch).
 
-    The same in every process and on every machine; draws are made on the CPU.
+    The draws are the same in every process and on every machine.
     """
     digest = hashlib.blake2b(repr((seed, *purpose)).encode(), digest_size=7).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
-def uniform(source: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
-    """Return a number from ``low`` up to, not including, ``high``."""
-    return low + (high - low) * float(torch.rand((), generator=source, dtype=torch.float64))
+def uniform(rng: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
+    """Return a number in ``[low, high)``."""
+    return low + (high - low) * float(torch.rand((), generator=rng, dtype=torch.float64))
 
 
-def integer(source: torch.Generator, low: int, high: int) -> int:
-    """Return a whole number from ``low`` to ``high - 1``."""
-    return int(torch.randint(low, high, (), generator=source))
+def integer(rng: torch.Generator, low: int, high: int) -> int:
+    """Return an integer in ``[low, high)``."""
+    return int(torch.randint(low, high, (), generator=rng))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...swifti2v_core.geometry import FRAMES_PER_LATENT, nearest_multiple
-from ...swifti2v_core.reference.keyframes import keyframe_frames
+from ...swifti2v_core.reference.keyframes import parse_keyframe_times
 from ...swifti2v_core.text import shortened
 from ..comfyui.vae import streams
 from .describe import kind_of
@@ -70,7 +70,7 @@ def read_keyframe_numbers(value: Any, text: str, frames: int, photos: int) -> li
             f"The photo is a batch of {photos} images, but keyframes belong to one clip; pick one with "
             "ImageFromBatch, or disconnect the keyframes."
         )
-    return keyframe_frames(text, len(value), frames)
+    return parse_keyframe_times(text, len(value), frames)
 
 
 def check_clip_fits_memory(vae: Any, frames: int, width: int, height: int) -> None:

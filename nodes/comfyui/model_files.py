@@ -1,11 +1,27 @@
-"""Model files: their names, and their headers, read before anything is loaded."""
+"""Model files: their names, their headers, and how they are loaded."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from comfy.sd import load_diffusion_model, load_diffusion_model_state_dict, load_lora_for_models
+from comfy.utils import load_torch_file
 from folder_paths import get_filename_list, get_full_path_or_raise
 from safetensors import SafetensorError, safe_open
 
 from ...swifti2v_core.text import shortened
+from . import memory
+
+WEIGHT_DTYPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "fp8_e4m3fn": {"dtype": torch.float8_e4m3fn},
+    "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
+    "fp8_e5m2": {"dtype": torch.float8_e5m2},
+}
+"""The same choices as ComfyUI's own diffusion model loader."""
 
 FLOATS_OF_FILES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 """Number formats of a first layer, as safetensors files name them; it is never an integer."""
@@ -77,3 +93,60 @@ def _read_header(folder: str, name: str) -> dict[str, tuple[str, list[int]]] | N
     except (SafetensorError, OSError) as error:
         reason = shortened(str(error))
         raise ValueError(f"{name} is no complete safetensors file ({reason}); download it again.") from None
+
+
+def load_model(name: str, weight_dtype: str, channels: int | None = None) -> Any:
+    """Load a diffusion model as ComfyUI's own loader does.
+
+    Parameters
+    ----------
+    name
+        File in ComfyUI's folder ``diffusion_models``.
+    weight_dtype
+        A key of `WEIGHT_DTYPES`.
+    channels
+        Input channels of the loaded model; added ones start at zero weight. None keeps the file's.
+        ComfyUI widens the weight when it applies a LoRA, but not a weight that stays in RAM.
+
+    Raises
+    ------
+    ValueError
+        If ComfyUI cannot load the file.
+    """
+    path, options = model_path("diffusion_models", name), dict(WEIGHT_DTYPES[weight_dtype])
+    with _naming_file(name):
+        if channels is None:
+            return load_diffusion_model(path, model_options=options)
+        state, metadata = load_torch_file(path, return_metadata=True)
+        _widen(state, channels)
+        return load_diffusion_model_state_dict(state, model_options=options, metadata=metadata)
+
+
+def _widen(state: dict[str, torch.Tensor], channels: int) -> None:
+    key = next(key for key in state if key.endswith("patch_embedding.weight"))
+    weight = state[key]
+    state[key] = weight.new_zeros(weight.shape[0], channels, *weight.shape[2:])
+    state[key][:, : weight.shape[1]] = weight
+
+
+def apply_lora(model: Any, name: str, strength: float) -> Any:
+    """Return a clone of ``model`` with a LoRA file applied, as ``LoraLoaderModelOnly`` does."""
+    path = model_path("loras", name)
+    with _naming_file(name):
+        lora = load_torch_file(path, safe_load=True)
+        patched, _ = load_lora_for_models(model, None, lora, strength, 0)
+    return patched
+
+
+@contextmanager
+def _naming_file(name: str) -> Iterator[None]:
+    """Turn any error while loading a file into one sentence that names the file."""
+    try:
+        yield
+    except Exception as error:
+        if memory.is_out_of_memory(error):
+            raise
+        reason = shortened(f"{type(error).__name__}: {error}")
+        raise ValueError(
+            f"{name} cannot be loaded ({reason}); download it again or choose another file."
+        ) from error

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...swifti2v_core.vae.strips import streams as network_streams
+from ...swifti2v_core.vae.strips import is_wan_autoencoder
 from . import memory
 from .sampling import to_storage
 
@@ -33,9 +33,9 @@ def device_of(vae: Any) -> torch.device:
 
 
 def streams(vae: Any) -> bool:
-    """Return whether clips go through a VAE piece by piece, see `strips.streams`; others go whole."""
+    """Return whether clips stream through a VAE, see `strips.is_wan_autoencoder`; others go whole."""
     network = getattr(vae, "first_stage_model", None)
-    return network is not None and network_streams(network)
+    return network is not None and is_wan_autoencoder(network)
 
 
 def pixel_size_of(vae: Any, latent: torch.Tensor) -> tuple[int, int]:

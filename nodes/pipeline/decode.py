@@ -12,7 +12,7 @@ from ...swifti2v_core.geometry import pixel_frame_count
 from ...swifti2v_core.images import FiniteCheck, to_bytes
 from ...swifti2v_core.vae import memory_plan
 from ...swifti2v_core.vae.strips import StripDecoder
-from ...swifti2v_core.vae.transfer import one_behind
+from ...swifti2v_core.vae.transfer import delayed_by_one
 from ..comfyui import memory
 from ..comfyui.progress import check_interrupted, frame_progress
 from ..comfyui.vae import cell_size, free_bytes_after_loading, pixel_size_of, streams
@@ -43,9 +43,17 @@ def decode_bytes(vae: Any, latent: torch.Tensor) -> Iterator[torch.Tensor]:
         return
     for frame in _decode_whole(vae, latent).split(1):
         check = FiniteCheck(frame.device)
-        check.see(frame)
-        check.verify()
+        check.update(frame)
+        _check_finite(check)
         yield to_bytes(frame)
+
+
+def _check_finite(check: FiniteCheck) -> None:
+    if not check.passed():
+        raise ValueError(
+            "The decoded frames hold NaN or infinite values; start ComfyUI with --fp32-vae, or look for "
+            "the node that made the latent."
+        )
 
 
 def _decode_whole(vae: Any, latent: torch.Tensor) -> torch.Tensor:
@@ -65,7 +73,7 @@ def _decode_streamed(
 
     def finish(pixels: torch.Tensor) -> torch.Tensor:
         check_interrupted()  # at every strip; whole frames can take long
-        check.see(pixels)
+        check.update(pixels)
         return convert(vae.process_output(pixels.float()))
 
     plan, done, ran_out = _decode_plan(vae, latent), 0, False
@@ -75,12 +83,12 @@ def _decode_streamed(
         ) as pin:  # of one attempt: memory of a failed one must not stay pinned
             samples = latent.to(device=vae.device, dtype=vae.vae_dtype)
             decoder = StripDecoder(vae.first_stage_model, plan, finish, pin)
-            pieces = _skip(done, one_behind(decoder.decode(samples)))
+            pieces = _skip(done, delayed_by_one(decoder.decode(samples)))
             del decoder  # its pieces keep it alive
             try:
                 for frames in pieces:
                     if not done:
-                        check.verify()  # fail at the first piece rather than at the end
+                        _check_finite(check)  # fail at the first piece rather than at the end
                     done += len(frames)
                     yield frames
                 break
@@ -98,7 +106,7 @@ def _decode_streamed(
         if not ran_out:
             logger.warning("The decode ran out of memory and starts again in smaller strips.")
         ran_out = True
-    check.verify()
+    _check_finite(check)
 
 
 def _smallest_need(vae: Any, latent: torch.Tensor) -> MemoryNeed:
@@ -111,7 +119,7 @@ def _smallest_need(vae: Any, latent: torch.Tensor) -> MemoryNeed:
     cell, (width, height) = cell_size(vae), pixel_size_of(vae, latent)
 
     def needed(wide: int, high: int) -> float:
-        return memory_plan.decode_need(decoder, high // cell, wide // cell, size, plan)
+        return memory_plan.decode_memory_bytes(decoder, high // cell, wide // cell, size, plan)
 
     return MemoryNeed(
         f"The decode at {width}x{height}, even in {plan.strips} strips",
@@ -136,8 +144,8 @@ def _decode_plan(vae: Any, latent: torch.Tensor) -> memory_plan.DecodePlan:
         vae.vae_dtype.itemsize,
         latent.shape[-2:],
     )
-    fastest = memory_plan.decode_need(decoder, height, width, size, memory_plan.DECODE_PLANS[0])
+    fastest = memory_plan.decode_memory_bytes(decoder, height, width, size, memory_plan.DECODE_PLANS[0])
     free = free_bytes_after_loading(vae, fastest)
     plan = memory_plan.plan_decode(decoder, height, width, size, free)
-    logger.info("Decode: %d strips, %d latent frames at a time", plan.strips, plan.chunk)
+    logger.info("Decode: %d strips, %d latent frames at a time", plan.strips, plan.latent_frames)
     return plan

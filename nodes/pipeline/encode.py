@@ -57,7 +57,7 @@ def encode_need(vae: Any, frames: int, height: int, width: int) -> MemoryNeed:
     most = memory_plan.ENCODE_STRIPS[-1]
 
     def needed(wide: int, high: int) -> float:
-        return memory_plan.encode_need(encoder, high, wide, size, most)
+        return memory_plan.encode_memory_bytes(encoder, high, wide, size, most)
 
     return MemoryNeed(
         f"The encode at {width}x{height}, even in {most} strips",
@@ -80,7 +80,7 @@ def assemble(count: int, pieces: Iterator[torch.Tensor], report: Report = silent
 def _plan_strips(vae: Any, height: int, width: int) -> int:
     """Make room for the encoder and choose the strips by the memory that is free then."""
     encoder, size = vae.first_stage_model.encoder, vae.vae_dtype.itemsize
-    whole = memory_plan.encode_need(encoder, height, width, size, strips=1)
+    whole = memory_plan.encode_memory_bytes(encoder, height, width, size, strips=1)
     free = free_bytes_after_loading(vae, whole)
     return memory_plan.plan_encode(encoder, height, width, size, free)
 

@@ -9,15 +9,12 @@ from torch import Tensor
 
 from ...swifti2v_core import __version__
 from ...swifti2v_core.resume.fingerprint import fingerprint, fingerprint_tensors
-from ...swifti2v_core.resume.saved_segments import Checkpoint
+from ...swifti2v_core.resume.saved_segments import SavedSegments
 from ...swifti2v_core.stage_two.segment_loop import noisy_frames
 from ...swifti2v_core.stage_two.segments import Segment
 from ..comfyui import model_identity
 from ..comfyui.output_files import saved_segments_folder
 from ..comfyui.progress import check_interrupted
-
-KEEP, DELETE = "keep", "delete when done"
-"""Choices for the files of a finished run."""
 
 
 class Resume(Protocol):
@@ -76,7 +73,7 @@ class ResumeFromDisk:
         Whether they are deleted when the run is finished.
     """
 
-    saved: Checkpoint
+    saved: SavedSegments
     deletes: bool
 
     def restore(self, clips: list[Tensor], segments: list[Segment], start: int) -> list[int]:
@@ -87,7 +84,7 @@ class ResumeFromDisk:
             for segment in segments[first:]
         ]
         self.saved.prepare(sum(missing))
-        self.saved.tell(len(clips) * (len(segments) - start), len(missing))
+        self.saved.log_restored(len(clips) * (len(segments) - start), len(missing))
         return firsts
 
     def _restore_clip(self, clip: int, latents: Tensor, segments: list[Segment], start: int) -> int:
@@ -107,15 +104,15 @@ class ResumeFromDisk:
             self.saved.delete()
 
 
-def open_resume(name: str, files: str, guider: Any, determining: dict[str, Any]) -> Resume:
+def open_resume(name: str, delete_when_done: bool, guider: Any, determining: dict[str, Any]) -> Resume:
     """Return where a run saves its segments.
 
     Parameters
     ----------
     name
         Name of the saved segments; empty saves nothing.
-    files
-        `KEEP` or `DELETE`.
+    delete_when_done
+        Whether the files are deleted when the run is finished.
     guider
         The GUIDER, unchanged.
     determining
@@ -133,4 +130,4 @@ def open_resume(name: str, files: str, guider: Any, determining: dict[str, Any])
     replace_parts = model_identity.without_weights(model)
     parts = {key: fingerprint(value, replace_parts) for key, value in values.items()}
     parts["model weights"] = fingerprint_tensors(model_identity.model_weights(model), check_interrupted)
-    return ResumeFromDisk(Checkpoint(saved_segments_folder(), name, parts), files == DELETE)
+    return ResumeFromDisk(SavedSegments(saved_segments_folder(), name, parts), delete_when_done)

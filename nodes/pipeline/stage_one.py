@@ -11,9 +11,9 @@ import torch
 
 from ...swifti2v_core.geometry import latent_frame_count
 from ...swifti2v_core.seeds import clip_seed
-from ...swifti2v_core.stage_one.chunks import Chunk, append_chunk, go_on_from
+from ...swifti2v_core.stage_one.chunks import Chunk, append_chunk, continue_from
 from ...swifti2v_core.stage_one.photo_start import keep_clean, photo_first, photo_then_gray
-from ...swifti2v_core.stage_one.two_sizes import Part, shrink
+from ...swifti2v_core.stage_one.two_sizes import ExpertSteps, shrink
 from ...swifti2v_core.stage_two.segment_loop import clean_mask
 from ..comfyui.conditioning import extend_conditioning
 from ..comfyui.progress import SamplingProgress
@@ -93,7 +93,7 @@ class MotionSampling:
     start: Callable[[torch.Tensor, int], Start]
     chunks: list[Chunk]
 
-    def run(self, parts: list[Part], clips: list[list[torch.Tensor]], seed: int) -> torch.Tensor:
+    def run(self, parts: list[ExpertSteps], clips: list[list[torch.Tensor]], seed: int) -> torch.Tensor:
         """Sample chunk after chunk, each for every clip, and return the latent of all clips.
 
         Parameters
@@ -125,11 +125,11 @@ class MotionSampling:
         cut, which the models were not trained to continue from.
         """
         clean = chunk.known or 1  # in chunk 0 the photo
-        return [self.start(go_on_from(reference, made, chunk.known), clean) for reference in references]
+        return [self.start(continue_from(reference, made, chunk.known), clean) for reference in references]
 
     def _sample_chunk(
         self,
-        parts: list[Part],
+        parts: list[ExpertSteps],
         clips: list[list[Start]],
         chunk: Chunk,
         seed: int,
@@ -145,7 +145,7 @@ class MotionSampling:
         for part, (index, starts) in product(parts, enumerate(clips)):
             callback = progress.callback(done, chunk.known or 1, self._place(chunk))
             latents[index] = self._sample(
-                part, starts[part.leg], latents[index], chunk, clip_seed(seed, index), callback
+                part, starts[part.size_index], latents[index], chunk, clip_seed(seed, index), callback
             )
             done += len(part.sigmas) - 1
             progress.finish(done)
@@ -160,7 +160,7 @@ class MotionSampling:
 
     def _sample(
         self,
-        part: Part,
+        part: ExpertSteps,
         start: Start,
         latent: torch.Tensor,
         chunk: Chunk,

@@ -12,7 +12,7 @@ import torch
 
 from ...swifti2v_core.attention.read_only import ReadOnlyContext
 from ...swifti2v_core.geometry import pixel_size, tokens_per_latent_frame
-from ...swifti2v_core.reference.keyframes import append_frames, append_silence
+from ...swifti2v_core.reference.keyframes import append_frames, append_zero_noise
 from ...swifti2v_core.seeds import clip_seed
 from ...swifti2v_core.stage_two.drift_control import match_statistics
 from ...swifti2v_core.stage_two.segment_loop import clean_mask, run_segments, take_window
@@ -29,7 +29,7 @@ from ..comfyui.progress import SamplingProgress
 from ..comfyui.sampling import sample, to_storage
 from ..comfyui.window_model import WindowView, aim_guider, window_bytes, window_guider
 from .memory_advice import Advice, MemoryNeed, explain_out_of_memory, smaller_sizes
-from .resume import KEEP, Resume, open_resume
+from .resume import Resume, open_resume
 
 logger = logging.getLogger("SwiftI2V")
 
@@ -191,7 +191,7 @@ def redraw(
     start: int = 0,
     end: int | None = None,
     resume_name: str = "",
-    resume_files: str = KEEP,
+    delete_when_done: bool = False,
 ) -> torch.Tensor:
     """Generate ``segments[start:end]`` of a plan.
 
@@ -210,7 +210,7 @@ def redraw(
         Clean latent frames ``[1, 48, K, h, w]`` that the plan numbers after the clip, or None.
     start, end
         The part of the plan to make.
-    resume_name, resume_files
+    resume_name, delete_when_done
         See `resume.open_resume`.
 
     Returns
@@ -230,7 +230,7 @@ def redraw(
     with explain_out_of_memory(need, sampling.guider.model_patcher.load_device):
         clips = list(_read_clips(z_ref, latents, sampling.noise))
         determining = _determining(clips, segments, start, sampling, settings, keyframes)
-        resume = open_resume(resume_name, resume_files, sampling.guider, determining)
+        resume = open_resume(resume_name, delete_when_done, sampling.guider, determining)
         firsts = resume.restore([clip.latents for clip in clips], made, start)
         guider = window_guider(sampling.guider)
         steps = sampling.steps * (len(made) - start)
@@ -261,7 +261,7 @@ def _redraw_clip(
     clip, working = denoiser.clip, denoiser.clip.latents
     if keyframes is not None:
         working = append_frames(clip.latents, keyframes)
-        noise = append_silence(clip.noise, keyframes)
+        noise = append_zero_noise(clip.noise, keyframes)
         denoiser = replace(denoiser, clip=replace(clip, noise=noise))
     for segment in run_segments(working, segments, denoiser.denoise, start=first):
         resume.save(clip.place, segment, working)

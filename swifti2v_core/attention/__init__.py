@@ -1,0 +1,1 @@
+"""Attention inside a window, inside temporal windows, and the choice of its kernel."""

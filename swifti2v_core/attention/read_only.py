@@ -1,9 +1,9 @@
-"""Context interaction inside a window.
+"""Read-only context: clean frames of a window that ignore its noisy frames.
 
-*Bidirectional* (the paper's choice) is plain attention of all tokens to all and needs no code. The
-*read-only* variant, the paper's "AR-style" comparison, lets clean frames attend to clean frames
-only. Their features then do not depend on the noisy frames, so their keys and values are computed
-in the first step of a segment and reused in the others.
+*Bidirectional* context (the paper's choice) is plain attention among all tokens and needs no code. In the
+*read-only* variant, the paper's "AR-style" comparison, clean frames attend to clean frames only. Their
+features then do not depend on the noisy frames, so their keys and values are computed in the first step
+of a segment and reused in the others.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Plain attention of (query, key, value) in the caller's layout."""
+"""Plain attention over (query, key, value) in the caller's layout."""
 
 
 class ReadOnlyContext:
-    """Keys and values of one window's clean frames, per attention layer and conditioning.
+    """Cached keys and values of a window's clean frames, per conditioning and attention layer.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class ReadOnlyContext:
         self._stored: dict[Hashable, dict[Hashable, tuple[Tensor, Tensor]]] = {}
 
     def holds(self, conditioning: Hashable) -> bool:
-        """Tell whether a whole forward with this conditioning has been stored."""
+        """Return whether keys and values of a full forward pass are cached for a conditioning."""
         return conditioning in self._stored
 
     def holds_layer(self, slot: tuple[Hashable, Hashable]) -> bool:
@@ -40,16 +40,16 @@ class ReadOnlyContext:
         return layer in self._stored.get(conditioning, {})
 
     def kept_bytes(self, layers: int, channels: int, element_size: int) -> int:
-        """Return the bytes of the keys and values kept for one conditioning.
+        """Return the bytes of the keys and values cached for one conditioning.
 
         Parameters
         ----------
         layers
             Attention layers of the network.
         channels
-            Width of a key, all heads together.
+            Width of a key, summed over heads.
         element_size
-            Bytes of one number.
+            Bytes per element.
         """
         return 2 * layers * self.clean_tokens * channels * element_size
 
@@ -64,7 +64,7 @@ class ReadOnlyContext:
         token_dim: int,
         output_dim: int,
     ) -> Tensor:
-        """Attend over clean and noisy tokens and keep the clean keys and values.
+        """Attend over clean and noisy tokens and cache the clean keys and values.
 
         Parameters
         ----------
@@ -73,14 +73,14 @@ class ReadOnlyContext:
         query, key, value
             Whole window, clean tokens first, in any layout with tokens along ``token_dim``.
         slot
-            (conditioning, layer) under which keys and values are kept.
+            (conditioning, layer) under which keys and values are cached.
         token_dim, output_dim
             Token axis of the inputs and of what ``attend`` returns.
 
         Returns
         -------
         Tensor
-            As ``attend`` on the whole window, except that clean tokens saw clean tokens only.
+            As ``attend`` on the whole window, except that clean tokens attend to clean tokens only.
         """
         count = self.clean_tokens
         clean_key, clean_value = (part.narrow(token_dim, 0, count) for part in (key, value))
@@ -103,9 +103,9 @@ class ReadOnlyContext:
         slot: tuple[Hashable, Hashable],
         token_dim: int,
     ) -> Tensor:
-        """Attend from noisy tokens to the kept clean ones and themselves.
+        """Attend from noisy tokens to the cached clean ones and to themselves.
 
-        Parameters as in `attend_window`, with the noisy tokens alone.
+        Parameters as in `attend_window`, but with only the noisy tokens.
         """
         conditioning, layer = slot
         clean_key, clean_value = self._stored[conditioning][layer]

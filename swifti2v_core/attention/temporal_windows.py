@@ -1,10 +1,10 @@
 """Self-attention inside temporal windows that shift from block to block.
 
-A refiner that starts from an upscaled clip finds the motion there and only adds detail, so a latent frame
-needs to see its neighborhood, not the whole clip. Even blocks attend inside windows of W latent frames, odd
-blocks inside windows moved by W/2, so that what one block keeps apart the next one joins. The cost grows
-with the length of the clip, not with its square (SURF, arXiv 2603.21002, section on the refiner: cyclic
-shifted windows on time).
+A refiner starts from an upscaled clip, which has the motion already, and only adds detail, so a latent
+frame needs to see its neighborhood, not the whole clip. Even blocks attend inside windows of W latent
+frames, odd blocks inside windows shifted by W/2, so that frames separated in one block meet in the next.
+The cost grows linearly with the length of the clip, not quadratically (SURF, arXiv 2603.21002, section on
+the refiner: cyclic shifted windows on time).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .read_only import Attend
 
 
 def check_window_frames(window_frames: int) -> None:
-    """Check that windows can be moved by half their length.
+    """Check that windows can be shifted by half their length.
 
     Parameters
     ----------
@@ -37,10 +37,10 @@ def check_window_frames(window_frames: int) -> None:
 
 
 def plan_windows(frames: int, window_frames: int, block: int) -> list[range]:
-    """Cut a clip into the windows of one block.
+    """Divide a clip into the windows of one block.
 
-    What is left at the ends forms shorter windows; nothing wraps around. A clip that fits into one window
-    is one window in every block.
+    Remainders at the ends form shorter windows; nothing wraps around. A clip that fits in one window is one
+    window in every block.
 
     Parameters
     ----------
@@ -49,12 +49,12 @@ def plan_windows(frames: int, window_frames: int, block: int) -> list[range]:
     window_frames
         W, latent frames of a window, even and at least 2.
     block
-        Index of the transformer block, from 0; odd ones move the windows by W/2.
+        Index of the transformer block, from 0; odd blocks shift the windows by W/2.
 
     Returns
     -------
     list of range
-        Latent frames of every window, in order; together they are all T.
+        Latent frames of every window, in order; together they cover all T.
     """
     if frames <= window_frames:
         return [range(frames)]
@@ -73,10 +73,9 @@ def attend_in_windows(
     token_dim: int,
     output_dim: int,
 ) -> Tensor:
-    """Attend inside each window alone.
+    """Attend inside each window separately.
 
-    Windows of one length that follow each other are attended as one batch, so there is no mask and no
-    attention that is thrown away.
+    Consecutive windows of equal length are one batch, so there is no mask and no discarded attention.
 
     Parameters
     ----------
@@ -92,31 +91,31 @@ def attend_in_windows(
     Returns
     -------
     Tensor
-        As ``attend`` on the whole clip with a mask that only lets windows see themselves.
+        As ``attend`` on the whole clip with a block-diagonal mask of the windows.
     """
     tokens = query.shape[token_dim] // windows[-1].stop
     results = []
     for length, run in groupby(windows, len):
         group = list(run)
         parts = (
-            _fold(
+            _move_to_batch(
                 part.narrow(token_dim, group[0].start * tokens, len(group) * length * tokens),
                 len(group),
                 token_dim,
             )
             for part in (query, key, value)
         )
-        results.append(_unfold(attend(*parts), len(group), output_dim))
+        results.append(_move_from_batch(attend(*parts), len(group), output_dim))
     return results[0] if len(results) == 1 else cat(results, dim=output_dim)
 
 
-def _fold(part: Tensor, count: int, dim: int) -> Tensor:
-    """Move ``count`` equal stretches of ``dim`` into the batch."""
-    stretches = part.reshape(*part.shape[:dim], count, -1, *part.shape[dim + 1 :])
-    return stretches.movedim(dim, 1).flatten(0, 1)
+def _move_to_batch(part: Tensor, count: int, dim: int) -> Tensor:
+    """Move ``count`` equal pieces of ``dim`` into the batch."""
+    pieces = part.reshape(*part.shape[:dim], count, -1, *part.shape[dim + 1 :])
+    return pieces.movedim(dim, 1).flatten(0, 1)
 
 
-def _unfold(part: Tensor, count: int, dim: int) -> Tensor:
-    """Put ``count`` stretches from the batch back into ``dim``."""
-    stretches = part.reshape(-1, count, *part.shape[1:])
-    return stretches.movedim(1, dim).flatten(dim, dim + 1)
+def _move_from_batch(part: Tensor, count: int, dim: int) -> Tensor:
+    """Move ``count`` pieces from the batch back into ``dim``."""
+    pieces = part.reshape(-1, count, *part.shape[1:])
+    return pieces.movedim(1, dim).flatten(dim, dim + 1)

@@ -1,0 +1,1 @@
+"""The hybrid reference that Stage II follows: upsampled motion, the photo, and keyframes."""

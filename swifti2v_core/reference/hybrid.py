@@ -1,4 +1,4 @@
-"""The hybrid reference: the low-resolution motion, enlarged, with the photo as frame 0.
+"""The hybrid reference: the upsampled low-resolution motion with the photo as frame 0.
 
 SwiftI2V, method figure ("Hybrid Reference Construction"): the Stage I clip is upsampled and its
 first frame replaced by the input image; the encoded result is ``z_ref``.
@@ -17,12 +17,12 @@ from ..images import FRAMINGS, Fit, Kernel, fit_frames, resize
 from ..progress import Report, silent
 
 KEYFRAME_CLIP_FRAMES = 1 + FRAMES_PER_LATENT
-"""Frames of what `keyframe_chunks` yields."""
+"""Frames that `keyframe_chunks` yields in total."""
 
 
 @dataclass(frozen=True)
 class ReferenceSettings:
-    """How a reference is built.
+    """Size, length and framing of a reference.
 
     Attributes
     ----------
@@ -31,9 +31,9 @@ class ReferenceSettings:
     frames
         Number of frames of the result, 4n+1.
     fit
-        How photo and motion meet the proportions of the result, see `resize.fit_frames`.
+        How photo and motion are fitted to the proportions of the result, see `images.fit_frames`.
     kernel
-        Kernel that enlarges the motion.
+        Kernel that upsamples the motion.
     """
 
     width: int
@@ -44,10 +44,10 @@ class ReferenceSettings:
 
 
 def resample_indices(count: int, target: int) -> list[int]:
-    """Return which of ``count`` frames stand for ``target`` frames evenly spread over their time.
+    """Return the indices that resample ``count`` frames to ``target`` frames, evenly spaced in time.
 
-    First and last frame are kept. Frames are repeated or skipped, never blended: a blend shows
-    moving things twice, and Stage II would draw both.
+    First and last frame are kept. Frames are repeated or skipped, never blended: a blend shows moving
+    objects twice, and Stage II would draw both.
     """
     if target == 1:
         return [0]
@@ -60,7 +60,7 @@ def match_color(frames: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
 
 
 def color_transfer(motion_frame: Tensor, photo: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the per-channel gain and offset that give a frame the photo's mean and spread.
+    """Return the per-channel gain and offset that give a frame the photo's mean and standard deviation.
 
     Parameters
     ----------
@@ -72,12 +72,12 @@ def color_transfer(motion_frame: Tensor, photo: Tensor) -> tuple[Tensor, Tensor]
     Returns
     -------
     tuple of Tensor
-        Gain and offset, ``[3]`` each. Measured once on frame 0 and applied to every frame, so that
-        a change of light in the clip survives.
+        Gain and offset, ``[3]`` each. They are measured on frame 0 only and applied to every frame, so
+        that a change of light in the clip survives.
     """
     small = resize(photo, motion_frame.shape[2], motion_frame.shape[1]).flatten(0, 2)
     pixels = motion_frame.flatten(0, 2)
-    # A flat channel has no spread to scale; it is only moved.
+    # A flat channel has no deviation to scale; it is only shifted.
     spread, wanted = pixels.std(dim=0), small.std(dim=0)
     gain = (wanted / spread.clamp_min(1e-4)).where(spread > 1e-4, spread.new_ones(()))
     return gain, small.mean(dim=0) - pixels.mean(dim=0) * gain
@@ -91,7 +91,7 @@ def reference_chunks(
     report: Report = silent,
     keyframes: Mapping[int, Tensor] | None = None,
 ) -> Iterator[Tensor]:
-    """Build the pixel reference piece by piece, as a causal video autoencoder wants it.
+    """Build the pixel reference piece by piece, as a causal video autoencoder takes it.
 
     Parameters
     ----------
@@ -100,13 +100,13 @@ def reference_chunks(
     motion
         ``[F, h, w, C]`` float, 0..1, any size; resampled in time to ``settings.frames``.
     settings
-        Geometry of the result.
+        Size, length and framing of the result.
     color_match
         Give the motion the photo's color statistics, see `color_transfer`.
     report
-        Called when a piece has been taken.
+        Called after each piece, with the frames yielded so far.
     keyframes
-        More photos, each ``[1, H, W, C]``, by the frame of the result that they replace.
+        More photos, ``[1, H, W, C]`` each, keyed by the frame of the result that they replace.
 
     Yields
     ------
@@ -137,17 +137,18 @@ def reference_chunks(
 def fit_photo(photo: Tensor, motion_aspect: float, settings: ReferenceSettings) -> Tensor:
     """Return a photo ``[1, H, W, C]`` as a frame of the result, ``[1, height, width, 3]``.
 
-    Stage I saw it in the motion's proportions (width over height); framed alike, it lies on the motion.
+    Stage I saw the photo in the motion's proportions (width over height); the same framing here aligns it
+    with the motion.
     """
     framed = FRAMINGS[settings.fit](photo, motion_aspect)
     return fit_frames(framed, settings.width, settings.height, settings.fit)
 
 
 def keyframe_chunks(photo: Tensor, motion_aspect: float, settings: ReferenceSettings) -> Iterator[Tensor]:
-    """Yield a clip in which nothing moves, as a causal video autoencoder wants it.
+    """Yield a clip of a still photo, as a causal video autoencoder takes it.
 
-    Its latent frame 1 is what the photo looks like as a moment of a video; the latent of a photo alone,
-    latent frame 0 of every clip, is of another kind that the model knows from time 0 only.
+    Latent frame 1 of this clip encodes the photo as a moment of a video. The latent of a photo alone is
+    different, and the model has seen it at time 0 only.
 
     Parameters
     ----------
@@ -164,14 +165,14 @@ def keyframe_chunks(photo: Tensor, motion_aspect: float, settings: ReferenceSett
 def with_anchor(latent: Tensor, photo_latent: Tensor) -> Tensor:
     """Return a clip's latent with the photo's own latent as frame 0.
 
-    A causal autoencoder gives the same frame 0 with or without the clip behind it. Others, such as
-    the small TAEHV family, mix the next frames into it; the anchor must be the photo alone.
+    A causal autoencoder encodes the same frame 0 with or without the rest of the clip. Others, such as
+    the small TAEHV family, mix later frames into it; the anchor must be the photo alone.
 
     Parameters
     ----------
     latent
-        ``[B, C, T, h, w]`` of the whole reference.
+        ``[B, C, T, h, w]``, the whole reference.
     photo_latent
-        ``[B, C, 1, h, w]`` of the photo encoded alone.
+        ``[B, C, 1, h, w]``, the photo encoded alone.
     """
     return torch.cat((photo_latent[:, :, :1], latent[:, :, 1:]), dim=2)

@@ -1,7 +1,7 @@
 """Keyframes: more photos at chosen times, which the video passes through.
 
-A keyframe is there twice: as a frame of the reference, and as a clean latent frame in the windows near
-it (`plan.plan_segments`).
+A keyframe is used twice: as a frame of the reference, and as a clean latent frame in the windows near it
+(`segments.plan_segments`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from ..geometry import latent_frame_of
 from ..text import shortened
 
 
-def keyframe_frames(text: str, count: int, frames: int) -> list[int]:
-    """Read the frame numbers of keyframes, such as ``"40, 80"``.
+def parse_keyframe_times(text: str, count: int, frames: int) -> list[int]:
+    """Parse the frame numbers of keyframes, such as ``"40, 80"``.
 
     Parameters
     ----------
     text
-        Numbers of 1 to ``frames - 1``, ascending, one per latent frame (1 to 4, 5 to 8, …); empty
-        spreads the keyframes evenly, the last one at the end.
+        Numbers from 1 to ``frames - 1``, ascending, at most one per latent frame (1 to 4, 5 to 8, …);
+        empty spaces the keyframes evenly, the last one at the end.
     count
         Number of keyframes, at least 1.
     frames
@@ -32,12 +32,12 @@ def keyframe_frames(text: str, count: int, frames: int) -> list[int]:
     Raises
     ------
     ValueError
-        If the text does not say so for every keyframe, or the clip has no room for them.
+        If the text is not one valid number per keyframe, or the clip has too few latent frames.
     """
     most = latent_frame_of(frames - 1)
     if count > most:
         raise ValueError(
-            f"{count} keyframes are connected, but a clip of {frames} frames has room for {most}, one "
+            f"There are {count} keyframes, but a clip of {frames} frames has room for {most}, one "
             f"every 4 frames; the nearest valid number is {most}."
         )
     even = [(frames - 1) * (number + 1) // count for number in range(count)]
@@ -66,10 +66,10 @@ def keyframe_frames(text: str, count: int, frames: int) -> list[int]:
 
 
 def append_frames(latents: Tensor, keyframes: Tensor) -> Tensor:
-    """Return latents ``[B, C, T, h, w]`` with keyframes ``[1, C, K, h, w]`` behind them, for every clip."""
+    """Return latents ``[B, C, T, h, w]`` with keyframes ``[1, C, K, h, w]`` appended to every clip."""
     return torch.cat((latents, keyframes.to(latents).expand(len(latents), -1, -1, -1, -1)), dim=2)
 
 
-def append_silence(noise: Tensor, keyframes: Tensor) -> Tensor:
-    """Return noise ``[B, C, T, h, w]`` with none for the keyframes behind it: they stay clean."""
+def append_zero_noise(noise: Tensor, keyframes: Tensor) -> Tensor:
+    """Return noise ``[B, C, T, h, w]`` with zeros appended for the keyframes, which stay clean."""
     return F.pad(noise, (0, 0, 0, 0, 0, keyframes.shape[2]))

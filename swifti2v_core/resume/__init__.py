@@ -1,0 +1,1 @@
+"""Saved segments of an interrupted run, and the fingerprints that identify it."""

@@ -1,9 +1,8 @@
 """A digest of everything that determines a result, the same in every process.
 
-A checkpoint may be continued only by a run that would give the same bits. What determines them sits in
-tensors, numbers, and in objects and closures of other node packs, so the walk follows these by
-content. What it cannot look into makes the digest unique: a run is then made anew rather than
-continued wrongly.
+A run may resume saved segments only if it would generate the same bits. Tensors, numbers, objects and
+closures, also those of other node packs, determine them, so the digest follows all of these by content.
+Objects that it cannot inspect get a random digest, so the run starts over instead of resuming wrongly.
 """
 
 from __future__ import annotations
@@ -30,8 +29,12 @@ from torch import Tensor
 
 logger = logging.getLogger("SwiftI2V")
 
-Rename = Callable[[Any], Any]
-"""Returns what to walk in an object's place, or the object itself."""
+Substitute = Callable[[Any], Any]
+"""Returns the value to digest in place of an object, or the object itself."""
+
+CORE_PACKAGE = __name__.removesuffix(".resume.fingerprint")
+PACK = CORE_PACKAGE.rpartition(".")[0] or CORE_PACKAGE
+"""Package of our own classes: the node pack, under the name that ComfyUI gives it, or the core alone."""
 
 PLAIN = (
     bool,
@@ -44,17 +47,16 @@ PLAIN = (
     range,
     slice,
     re.Pattern,
-    PurePath,  # its attributes are filled when they are first asked for
+    PurePath,  # its attributes are computed lazily
     type(None),
     type(Ellipsis),
     type(NotImplemented),
-    types.GenericAlias,
     torch.dtype,
     torch.device,
     torch.layout,
     torch.memory_format,
 )
-"""Values whose ``repr`` is all there is to know."""
+"""Values that are fully described by their ``repr``."""
 
 DESCRIPTORS = (
     types.MethodDescriptorType,
@@ -63,46 +65,47 @@ DESCRIPTORS = (
     types.GetSetDescriptorType,
     types.MemberDescriptorType,
 )
-"""Parts of classes that are written in C."""
+"""Members of classes that are written in C."""
 
-MEANINGLESS = (
-    uuid.UUID,  # ComfyUI numbers its conditions so, anew in every process
+IGNORED = (
+    uuid.UUID,  # ComfyUI gives its conditions new ones in every process
     logging.Logger,
     weakref.ReferenceType,
     type(threading.Lock()),
     type(threading.RLock()),
     types.ModuleType,
 )
-"""Kinds of objects whose content has no influence on a result."""
+"""Types whose content does not influence a result."""
 
 HASHING_THREADS = 8
-"""Threads that hash weights; more would wait for the memory."""
+"""Threads that hash weights; more would only wait for memory."""
 
 
-def fingerprint(value: Any, rename: Rename = lambda value: value) -> str:
+def fingerprint(value: Any, substitute: Substitute = lambda value: value) -> str:
     """Return the SHA-256 of a value's content, as 64 hexadecimal digits.
 
-    Tensors count with shape, type and every byte, wherever they lie; functions with their code and what
-    they close over; other objects with their class and attributes. The order of a mapping does not count.
+    Tensors count with shape, type and every byte, on any device; functions with their code and closure;
+    other objects with their class and attributes. The order of a mapping does not count, nor does the
+    location of a node pack or, in our own, the name of a module.
 
     Parameters
     ----------
     value
-        Anything; it may refer to itself.
-    rename
-        Says what stands for an object: a model that is told apart in another way, for example.
+        Any object; it may contain itself.
+    substitute
+        Replaces objects, for example a model that is identified in another way.
 
     Returns
     -------
     str
-        Equal for equal content. Unique if there is something in the value that cannot be looked into,
-        whose kind a warning then names.
+        Equal for equal content. Unique if the value contains an object that cannot be inspected; a warning
+        then names its type.
     """
-    return _Walk(rename).digest(value)
+    return _Walk(substitute).digest(value)
 
 
 def fingerprint_tensors(tensors: Mapping[str, Tensor], check: Callable[[], None]) -> str:
-    """Return the SHA-256 of many large tensors, hashed side by side.
+    """Return the SHA-256 of many large tensors, hashed in parallel.
 
     Parameters
     ----------
@@ -126,21 +129,21 @@ def fingerprint_tensors(tensors: Mapping[str, Tensor], check: Callable[[], None]
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
-    """Return the bytes of a tensor's elements in their order, wherever it lies."""
+    """Return the bytes of a tensor's elements in order, copied from any device."""
     flat = tensor.detach().as_subclass(Tensor).cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data
 
 
 class _Walk:
-    """One walk through a value; each object is digested once."""
+    """One traversal of a value; each object is digested once."""
 
-    def __init__(self, rename: Rename) -> None:
-        self._rename = rename
-        # With the objects themselves, since the id of one that is gone is given to another.
+    def __init__(self, substitute: Substitute) -> None:
+        self._substitute = substitute
+        # Holds the objects, too: the id of a deleted one could be reused.
         self._digests: dict[int, tuple[str, Any]] = {}
 
     def digest(self, value: Any) -> str:
-        value = self._rename(value)
+        value = self._substitute(value)
         if isinstance(value, PLAIN) and not isinstance(value, Enum):
             return _sha256(_kind(value), repr(value))
         if id(value) not in self._digests:
@@ -175,13 +178,15 @@ class _Walk:
 
 
 def _parts(value: Any) -> list[Any]:
-    """Return what an object consists of, in an order of its own."""
+    """Return the parts that determine an object, in a fixed order."""
+    if isinstance(value, types.GenericAlias):
+        return [value.__origin__, value.__args__]
     if isinstance(value, (list, tuple, deque)):
         return list(value)
     if isinstance(value, Enum):
         return [value.name]
     if isinstance(value, type):
-        return [value.__module__, value.__qualname__]
+        return [_module_name(value), value.__qualname__]
     if isinstance(value, types.FunctionType):
         cells = [_cell(cell) for cell in value.__closure__ or ()]
         return [value.__qualname__, value.__code__, value.__defaults__, value.__kwdefaults__, cells]
@@ -195,7 +200,7 @@ def _parts(value: Any) -> list[Any]:
         return [value.fget, value.fset, value.fdel]
     if isinstance(value, functools.partial):
         return [value.func, value.args, value.keywords]
-    if isinstance(value, MEANINGLESS) or type(value) is object:
+    if isinstance(value, IGNORED) or type(value) is object:
         return []
     return [_attributes(value)]
 
@@ -216,23 +221,34 @@ def _attributes(value: Any) -> Any:
 def _cell(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # not filled yet
+    except ValueError:  # still empty
         return None
 
 
 def _unique(value: Any) -> str:
-    logger.warning("A %s cannot be compared with the one of another run.", _kind(value))
+    logger.warning("A %s cannot be compared between runs, so this run cannot be resumed.", _kind(value))
     return uuid.uuid4().hex
 
 
 def _kind(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    return f"{_module_name(type(value))}.{type(value).__qualname__}"
+
+
+def _module_name(kind: type) -> str:
+    """Return the module of a class, independent of where its pack lies; one name for all of our own.
+
+    ComfyUI names a node pack after the path of its folder.
+    """
+    module = str(kind.__module__)
+    if f"{module}.".startswith(f"{PACK}."):
+        return "SwiftI2V"
+    return re.split(r"[/\\]", module)[-1]
 
 
 def _sha256(*parts: str | memoryview) -> str:
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "little"))  # so that parts cannot run into each other
+        digest.update(len(data).to_bytes(8, "little"))  # so that the borders of parts count
         digest.update(data)
     return digest.hexdigest()

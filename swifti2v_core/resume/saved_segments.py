@@ -1,8 +1,8 @@
-"""Finished segments on disk, so that an interrupted run goes on where it stopped.
+"""Finished segments on disk, from which an interrupted run resumes.
 
-A run has a folder of its own, named after the fingerprints of all that determines it, inside the folder
-that the user names. So two runs under one name cannot mix, the same run finds its segments again, and
-nothing rests on a clock.
+The user's name for a run is a folder; inside it, every run has a folder of its own, named after the
+fingerprints of everything that determines its result. Two runs under one name therefore cannot mix, the
+same run finds its segments again, and no clock is involved.
 """
 
 from __future__ import annotations
@@ -32,116 +32,117 @@ from .fingerprint import fingerprint
 logger = logging.getLogger("SwiftI2V")
 
 FORMAT = "SwiftI2V segment 1"
-"""What a file calls itself; a change of what is inside needs another number."""
+"""Format name in every file; a change of the contents needs another number."""
 
 FRAMES = "frames"
 """Name of the one tensor of a file."""
 
-PART = "part: "
+FINGERPRINT_PREFIX = "part: "
 """Prefix of the metadata entries that hold the fingerprints."""
 
-SUFFIX, UNFINISHED = ".safetensors", ".part"
-"""Endings of a finished file, and of one that is being written."""
+SUFFIX, PARTIAL_SUFFIX = ".safetensors", ".part"
+"""Suffixes of a finished file, and of one that is being written."""
 
-LARGEST_HEADER = 2**16
-"""Bytes that a file may have beside its frames."""
+MAX_HEADER_BYTES = 2**16
+"""Most bytes that a file may have in addition to its frames."""
 
-LONGEST_NAME = 60
-"""Characters of a name: with 4 bytes each, still a file name everywhere."""
+MAX_NAME_LENGTH = 60
+"""Longest name in characters; with 4 bytes each, still a file name on every system."""
 
 RESERVED_NAME = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
-"""Names that are devices on Windows."""
+"""Names of devices on Windows."""
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError unless a checkpoint's name is the name of one folder on every system."""
-    allowed = re.sub(r"[^\w\- .]", "_", name)[:LONGEST_NAME].strip(" .") or "checkpoint"
+    """Raise ValueError unless ``name`` is a valid name of one folder on every system."""
+    allowed = re.sub(r"[^\w\- .]", "_", name)[:MAX_NAME_LENGTH].strip(" .") or "checkpoint"
     if RESERVED_NAME.fullmatch(allowed):
         allowed = f"_{allowed}"
     if name != allowed:
         raise ValueError(
-            f'checkpoint is "{shortened(name)}", but must be a name of at most {LONGEST_NAME} '
-            'letters, digits, spaces and "-_.", with no dot or space at its ends, that is no device on '
+            f'checkpoint is "{shortened(name)}", but must be a name of at most {MAX_NAME_LENGTH} '
+            'letters, digits, spaces and "-_.", with no dot or space at its ends, and not a device on '
             f'Windows; the nearest valid value is "{allowed}".'
         )
 
 
-class Checkpoint:
+class SavedSegments:
     """The finished segments of one run.
 
     Parameters
     ----------
     base
-        Folder of all checkpoints; created when needed.
+        Folder of all runs; created when needed.
     name
-        The user's name for the checkpoint, see `check_name`.
-    parts
-        Fingerprint of everything that determines the run, by the user's word for it.
+        The user's name for the run, see `check_name`.
+    fingerprints
+        Fingerprints of everything that determines the result, by the name that users know it by.
 
     Raises
     ------
     ValueError
-        If the name is no folder's name, or if that folder leads out of ``base``.
+        If the name is not valid, or if a link leads its folder out of ``base``.
     """
 
-    def __init__(self, base: Path, name: str, parts: Mapping[str, str]) -> None:
+    def __init__(self, base: Path, name: str, fingerprints: Mapping[str, str]) -> None:
         check_name(name)
         self._name = name
-        self._parts = dict(parts)
-        self._named = base / name
-        self._folder = self._named / fingerprint(self._parts)[:16]
-        self._waiting: list[tuple[Path, dict[str, str], Tensor]] = []
-        for folder in (self._named, self._folder):
+        self._fingerprints = dict(fingerprints)
+        self._name_folder = base / name
+        self._folder = self._name_folder / fingerprint(self._fingerprints)[:16]
+        self._unwritten: list[tuple[Path, dict[str, str], Tensor]] = []
+        for folder in (self._name_folder, self._folder):
             if folder.resolve().parent != folder.parent.resolve():
                 raise ValueError(
                     f'checkpoint is "{name}", but its folder is a link to {folder.resolve()}; remove the '
                     "link or choose another name."
                 )
 
-    def prepare(self, needed: int) -> None:
-        """Create the run's folder and clear it of what a killed process left unfinished.
+    def prepare(self, needed_bytes: int) -> None:
+        """Create the run's folder and remove the unfinished files of a killed process.
 
         Parameters
         ----------
-        needed
-            Bytes of the segments that are still to be saved.
+        needed_bytes
+            Size of the segments that are still to be saved.
 
         Raises
         ------
         ValueError
-            If the folder cannot be written to, or if it has too little space.
+            If the folder cannot be written to, or if its disk has too little space.
         """
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for left in self._folder.glob(f"*{UNFINISHED}"):
-                left.unlink(missing_ok=True)
-            trial = self._folder / f"{uuid.uuid4().hex}{UNFINISHED}"
-            with contextlib.suppress(FileNotFoundError):  # another server has just deleted the folder
+            with contextlib.suppress(FileNotFoundError):  # another server may delete the folder meanwhile
+                self._folder.mkdir(parents=True, exist_ok=True)
+                for partial in self._folder.glob(f"*{PARTIAL_SUFFIX}"):
+                    partial.unlink(missing_ok=True)
+                trial = self._folder / f"{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
                 trial.touch(exist_ok=False)
-            trial.unlink(missing_ok=True)
-            free = shutil.disk_usage(self._named.parent).free
+                trial.unlink(missing_ok=True)
+            self._name_folder.parent.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self._name_folder.parent).free
         except OSError as error:
             raise ValueError(
                 f'checkpoint is "{self._name}", but {self._folder} cannot be written to '
-                f"({error.strerror}); make it writable or leave checkpoint empty."
+                f"({error.strerror}); make it writable."
             ) from None
-        if free < needed:
+        if free < needed_bytes:
             raise ValueError(
-                f'checkpoint is "{self._name}" and needs {_megabytes(needed)} in {self._folder}, but only '
-                f"{_megabytes(free)} are free; free some space or leave checkpoint empty."
+                f'checkpoint is "{self._name}" and needs {_megabytes(needed_bytes)} in {self._folder}, but '
+                f"only {_megabytes(free)} are free; free some space."
             )
 
     def load(self, clip: int, segment: int, shape: Sequence[int]) -> Tensor | None:
-        """Return the frames of a finished segment, float32, or None if there are none.
+        """Return the frames of a finished segment, float32, or None if it is not saved.
 
-        A file that is damaged or not this run's is reported in one line and counts as none.
+        A file that is damaged or belongs to another run is logged in one line and ignored.
 
         Parameters
         ----------
         clip, segment
-            Numbers of the clip in its batch and of the segment in its plan.
+            Index of the clip in its batch and of the segment in its plan.
         shape
-            Shape that the frames must have.
+            Expected shape of the frames.
         """
         path, metadata = self._file(clip, segment)
         try:
@@ -153,91 +154,104 @@ class Checkpoint:
             return None
 
     def save(self, clip: int, segment: int, frames: Tensor) -> None:
-        """Write the frames of a finished segment; a file is there whole or not at all.
+        """Write the frames of a finished segment; the file appears complete or not at all.
 
-        When the disk refuses, a warning says so and the run goes on; what could not be written is tried
+        If the disk refuses, a warning is logged and the run continues; what could not be written is tried
         again with the next segment.
 
         Parameters
         ----------
         clip, segment
-            Numbers of the clip in its batch and of the segment in its plan.
+            Index of the clip in its batch and of the segment in its plan.
         frames
-            The segment's noisy frames, float32; must not change any more.
+            The segment's noisy frames, float32; must not change afterwards.
         """
-        self._waiting.append((*self._file(clip, segment), frames))
+        self._unwritten.append((*self._file(clip, segment), frames))
         try:
-            while self._waiting:
-                _write(*self._waiting[0])
-                self._waiting.pop(0)
+            while self._unwritten:
+                _write(*self._unwritten[0])
+                self._unwritten.pop(0)
         except OSError as error:
             logger.warning(
-                'Checkpoint "%s": %d finished segments are not on disk yet (%s); the run goes on and tries '
-                "again, look at %s.",
+                'Checkpoint "%s": %d finished segments are not on disk yet (%s); the run continues and '
+                "tries again, check %s.",
                 self._name,
-                len(self._waiting),
+                len(self._unwritten),
                 error.strerror,
                 self._folder,
             )
 
     def delete(self) -> None:
-        """Remove the run's files, and the folders that are empty then."""
+        """Delete the run's files, and the folders that are then empty."""
         with contextlib.suppress(OSError):  # another server may be doing the same
             for path in self._folder.glob(f"*{SUFFIX}"):
                 path.unlink(missing_ok=True)
             self._folder.rmdir()
-            self._named.rmdir()
+            self._name_folder.rmdir()
 
-    def tell(self, segments: int, missing: int) -> None:
-        """Log where a run of so many segments begins, and why it does not go on from another one."""
+    def log_restored(self, segments: int, missing: int) -> None:
+        """Log how many segments were restored, or why none were: what differs from the other runs.
+
+        Parameters
+        ----------
+        segments, missing
+            Number of segments of the run, and of those that are not saved.
+        """
         if missing < segments:
             logger.info(
-                'Checkpoint "%s": %d of %d segments are there.', self._name, segments - missing, segments
+                'Checkpoint "%s": %d of %d segments restored.', self._name, segments - missing, segments
             )
         elif differences := self._differences():
             logger.info(
-                'Checkpoint "%s" holds a run that differs in %s; this one starts anew beside it.',
+                'Checkpoint "%s" holds a run that differs in %s; this run starts from the beginning and is '
+                "saved separately.",
                 self._name,
                 ", ".join(differences),
             )
 
     def _differences(self) -> list[str]:
-        """Return what this run differs in from the most similar other one; empty if there is no other."""
+        """Return the differences from the most similar other run; empty if there is no other."""
         with contextlib.suppress(OSError):
-            others = [_parts_of(path) for path in self._named.iterdir() if path.name != self._folder.name]
-            return min((self._differing(parts) for parts in others if parts), key=len, default=[])
+            runs = [
+                _read_fingerprints(path)
+                for path in self._name_folder.iterdir()
+                if path.name != self._folder.name
+            ]
+            return min((self._differences_from(run) for run in runs if run), key=len, default=[])
         return []
 
-    def _differing(self, other: Mapping[str, str]) -> list[str]:
-        names = {**self._parts, **other}
-        return [name for name in names if self._parts.get(name) != other.get(name)]
+    def _differences_from(self, other: Mapping[str, str]) -> list[str]:
+        names = {**self._fingerprints, **other}
+        return [name for name in names if self._fingerprints.get(name) != other.get(name)]
 
     def _file(self, clip: int, segment: int) -> tuple[Path, dict[str, str]]:
         path = self._folder / f"clip-{clip:04}-segment-{segment:05}{SUFFIX}"
-        parts = {f"{PART}{name}": digest for name, digest in self._parts.items()}
-        return path, {"format": FORMAT, "clip": str(clip), "segment": str(segment), **parts}
+        fingerprints = {
+            f"{FINGERPRINT_PREFIX}{name}": digest for name, digest in self._fingerprints.items()
+        }
+        return path, {"format": FORMAT, "clip": str(clip), "segment": str(segment), **fingerprints}
 
 
 def _write(path: Path, metadata: dict[str, str], frames: Tensor) -> None:
     stored = frames.cpu().contiguous()
     data = save({FRAMES: stored}, {**metadata, "checksum": fingerprint(stored)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own: another server may be writing the same segment.
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}{UNFINISHED}")
+    # A unique name: another server may be writing the same segment.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
     try:
-        with part.open("xb") as file:
+        with partial.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        partial.replace(path)
     finally:
         with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-    _flush_names(path.parent)
+            partial.unlink(missing_ok=True)
+    _flush_folder(path.parent)
 
 
-def _flush_names(folder: Path) -> None:
-    """Make a rename survive a power cut, where the system offers that: Windows and some mounts do not."""
+def _flush_folder(folder: Path) -> None:
+    """Make a rename survive a power failure, where supported: not on Windows and some mounts."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -247,12 +261,12 @@ def _flush_names(folder: Path) -> None:
 
 
 def _read(path: Path, expected: Mapping[str, str], shape: Sequence[int]) -> Tensor:
-    """Return the frames of a file; raises ValueError unless it is exactly the file that was expected."""
+    """Return the frames of a file; raise ValueError unless it is exactly the expected one."""
     size = _regular_file_size(path)
-    frames_size = 4 * math.prod(shape)
-    if not frames_size <= size <= frames_size + LARGEST_HEADER:
-        raise ValueError(f"it has {size} bytes, where {frames_size} and a short header belong.")
-    data = path.read_bytes()  # not mapped: a mapped file that another process cuts short is a crash
+    frames_bytes = 4 * math.prod(shape)
+    if not frames_bytes <= size <= frames_bytes + MAX_HEADER_BYTES:
+        raise ValueError(f"it has {size} bytes, where {frames_bytes} and a short header belong.")
+    data = path.read_bytes()  # not memory-mapped: truncation by another process would crash
     metadata = read_metadata(io.BytesIO(data))
     checksum = metadata.pop("checksum", None)
     if metadata != expected:
@@ -276,15 +290,15 @@ def read_metadata(file: IO[bytes]) -> dict[str, str]:
     Parameters
     ----------
     file
-        The file, at its beginning.
+        The file, at position 0.
 
     Raises
     ------
     ValueError
-        If there is none, or a header of more than `LARGEST_HEADER` bytes.
+        If there is no metadata, or if the header exceeds `MAX_HEADER_BYTES`.
     """
     length = int.from_bytes(file.read(8), "little")
-    if length > LARGEST_HEADER:
+    if length > MAX_HEADER_BYTES:
         raise ValueError(f"it is damaged (its header has {length} bytes).")
     try:
         header = json.loads(file.read(length))
@@ -296,19 +310,23 @@ def read_metadata(file: IO[bytes]) -> dict[str, str]:
 
 def _regular_file_size(path: Path) -> int:
     status = path.lstat()
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever, a link may lead anywhere
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would block, a link may lead anywhere
         raise ValueError("it is no regular file.")
     return status.st_size
 
 
-def _parts_of(folder: Path) -> dict[str, str]:
-    """Return the fingerprints of the run in a folder; empty if there is none to be read."""
+def _read_fingerprints(folder: Path) -> dict[str, str]:
+    """Return the fingerprints of the run in a folder; empty if none can be read."""
     for path in folder.glob(f"*{SUFFIX}"):
         with contextlib.suppress(ValueError, OSError):
             _regular_file_size(path)
             with path.open("rb") as file:
                 metadata = read_metadata(file)
-            return {key[len(PART) :]: entry for key, entry in metadata.items() if key.startswith(PART)}
+            return {
+                key.removeprefix(FINGERPRINT_PREFIX): entry
+                for key, entry in metadata.items()
+                if key.startswith(FINGERPRINT_PREFIX)
+            }
     return {}
 
 

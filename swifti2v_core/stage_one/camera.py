@@ -1,7 +1,7 @@
-"""Camera motion over a photo: a Stage I that invents nothing, and known truth for tests.
+"""Camera motion over a photo: a Stage I that invents nothing, and ground truth for tests.
 
-The photo is a plane before a pinhole camera. All amounts are relative to the frame, so the same
-move rendered at another size shows the same picture.
+The photo is a plane in front of a pinhole camera. All amounts are relative to the frame, so the same move
+rendered at another size shows the same picture.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from ..progress import Report, silent
 Easing = Literal["smooth", "linear"]
 
 FOCAL_LENGTH = 2.0
-"""In half frame heights: a vertical field of view of 53 degrees."""
+"""In half frame heights; 2 is a vertical field of view of 53 degrees."""
 
 SUPERSAMPLE = 2
-"""Warps run at twice the size, so that every frame is equally sharp and free of aliasing."""
+"""Warps run at this multiple of the size, so that all frames are equally sharp and free of aliasing."""
 
 SWAY_PERIODS = (53.0, 31.0, 19.0)
-"""Frames per swing of a hand-held camera, slow to quick; strength falls with the period."""
+"""Periods of a hand-held sway in frames, slow to quick; the amplitude is proportional to the period."""
 
 
 @dataclass(frozen=True)
 class CameraMove:
-    """Where the camera is at the end of the clip; it starts at rest on the whole photo.
+    """Pose of the camera at the end of the clip; it starts with the whole photo in view.
 
     Attributes
     ----------
     pan_x, pan_y
         Movement to the right and down, in frame widths and heights.
     zoom
-        Final magnification; 1 keeps the size, above 1 moves in.
+        Final magnification; 1 keeps the size, above 1 moves closer.
     rotate
-        Roll in degrees, clockwise as seen in the picture.
+        Roll in degrees, clockwise in the picture.
     tilt
-        Pitch in degrees; positive looks up, so the top of the picture comes nearer.
+        Pitch in degrees; positive looks up, which brings the top of the picture closer.
     sway
         Amplitude of a hand-held sway, in frame heights.
     easing
         ``"smooth"`` starts and stops gently, ``"linear"`` moves evenly.
     seed
-        Chooses the path of the sway.
+        Seed of the path of the sway.
     """
 
     pan_x: float = 0.0
@@ -75,7 +75,7 @@ EASINGS: dict[Easing, Callable[[float], float]] = {"smooth": _smooth, "linear": 
 
 
 def eased_steps(frames: int, easing: Easing) -> list[float]:
-    """Return how far along its way the camera is at every frame, 0 to 1."""
+    """Return the progress of the camera move at every frame, 0 to 1."""
     return [EASINGS[easing](frame / max(1, frames - 1)) for frame in range(frames)]
 
 
@@ -95,7 +95,7 @@ def sway_path(frames: int, amplitude: float, seed: int) -> Tensor:
 
 
 def camera_homographies(frames: int, aspect: float, move: CameraMove) -> Tensor:
-    """Return the picture's movement as homographies in centered frame coordinates.
+    """Return the move as homographies in centered frame coordinates.
 
     Parameters
     ----------
@@ -104,13 +104,13 @@ def camera_homographies(frames: int, aspect: float, move: CameraMove) -> Tensor:
     aspect
         Width over height of the frame.
     move
-        The camera's way.
+        The camera move.
 
     Returns
     -------
     Tensor
-        ``[frames, 3, 3]`` float64; each maps a point of the photo to its place in the frame, with y
-        from -1 (top) to 1 (bottom) and x from -aspect to aspect. Frame 0 is the identity.
+        ``[frames, 3, 3]`` float64; each maps a point of the photo to its position in the frame, with y
+        from -1 (top) to 1 (bottom) and x from -aspect to aspect. Frame 0 has the identity.
     """
     sway = sway_path(frames, move.sway, move.seed).tolist()
     steps = eased_steps(frames, move.easing)
@@ -121,7 +121,7 @@ def camera_homographies(frames: int, aspect: float, move: CameraMove) -> Tensor:
 
 def _homography(step: float, aspect: float, move: CameraMove, sway_x: float, sway_y: float) -> Tensor:
     roll, pitch = math.radians(move.rotate * step), math.radians(move.tilt * step)
-    zoom = move.zoom**step  # even in ratio, as a camera that moves at constant speed looks
+    zoom = move.zoom**step  # a constant ratio per frame looks like constant speed
     shift_x = -2 * aspect * move.pan_x * step - 2 * sway_x
     shift_y = -2 * move.pan_y * step - 2 * sway_y
     cos_r, sin_r, cos_p, sin_p = math.cos(roll), math.sin(roll), math.cos(pitch), math.sin(pitch)
@@ -134,7 +134,7 @@ def _homography(step: float, aspect: float, move: CameraMove, sway_x: float, swa
 
 
 def pixels_to_frame(width: int, height: int) -> Tensor:
-    """Return the ``[3, 3]`` float64 that takes pixel centers to centered frame coordinates."""
+    """Return the ``[3, 3]`` float64 matrix from pixel centers to centered frame coordinates."""
     half = height / 2
     return torch.tensor(
         [[1 / half, 0, (0.5 - width / 2) / half], [0, 1 / half, (0.5 - half) / half], [0, 0, 1]],
@@ -142,22 +142,22 @@ def pixels_to_frame(width: int, height: int) -> Tensor:
     )
 
 
-class _Planes:
-    """The photo at the sizes that a zoom needs: a closer view is taken from a larger picture."""
+class _PhotoPyramid:
+    """The photo at the sizes that a zoom needs; closer views sample larger versions."""
 
     def __init__(self, photo: Tensor, width: int, height: int, fit: Fit) -> None:
         self._photo, self._width, self._height, self._fit = photo, width, height, fit
         largest = max(photo.shape[1] / height, photo.shape[2] / width)
-        self._most_doublings = max(0, math.ceil(math.log2(largest)))
-        self._made: dict[int, Tensor] = {}
+        self._max_doublings = max(0, math.ceil(math.log2(largest)))
+        self._levels: dict[int, Tensor] = {}
 
     def for_zoom(self, zoom: float) -> Tensor:
         """Return the photo ``[1, 3, h, w]`` at about ``zoom`` times the size of the view."""
-        doublings = min(self._most_doublings, max(0, round(math.log2(zoom))))
-        if doublings not in self._made:
+        doublings = min(self._max_doublings, max(0, round(math.log2(zoom))))
+        if doublings not in self._levels:
             size = (self._width << doublings, self._height << doublings)
-            self._made[doublings] = fit_frames(self._photo, *size, self._fit).movedim(-1, 1)
-        return self._made[doublings]
+            self._levels[doublings] = fit_frames(self._photo, *size, self._fit).movedim(-1, 1)
+        return self._levels[doublings]
 
 
 def camera_motion(
@@ -180,16 +180,16 @@ def camera_motion(
     frames
         Number of frames, at least 1.
     move
-        The camera's way. Where it leaves the photo, the photo is mirrored.
+        The camera move. Where it leaves the photo, the photo is mirrored.
     fit
-        Framing of the photo, see `resize.fit_frames`.
+        Framing of the photo, see `images.fit_frames`.
     report
         Called after every frame.
 
     Returns
     -------
     Tensor
-        ``[frames, height, width, 3]`` float32, 0..1; frame 0 is the photo at rest.
+        ``[frames, height, width, 3]`` float32, 0..1; frame 0 is the photo unmoved.
     """
     zooms = [move.zoom**step for step in eased_steps(frames, move.easing)]
     homographies = camera_homographies(frames, width / height, move)
@@ -203,7 +203,7 @@ def camera_motion(
 def warped_views(
     photo: Tensor, width: int, height: int, homographies: Tensor, zooms: Sequence[float], fit: Fit = "crop"
 ) -> Iterator[Tensor]:
-    """Yield a photo as seen through homographies, each view as sharp as the photo allows.
+    """Yield views of a photo under homographies, each as sharp as the photo allows.
 
     Parameters
     ----------
@@ -212,7 +212,7 @@ def warped_views(
     homographies
         ``[F, 3, 3]``, as `camera_homographies` gives them.
     zooms
-        F magnifications, about those of the homographies: from how large a picture a view is taken.
+        F approximate magnifications of the homographies; they choose the size of the photo to sample.
 
     Yields
     ------
@@ -220,10 +220,10 @@ def warped_views(
         ``[height, width, 3]`` float32, 0..1. Where the view leaves the photo, the photo is mirrored.
     """
     view_width, view_height = width * SUPERSAMPLE, height * SUPERSAMPLE
-    planes = _Planes(photo, view_width, view_height, fit)
+    pyramid = _PhotoPyramid(photo, view_width, view_height, fit)
     to_view = torch.linalg.inv(pixels_to_frame(view_width, view_height))
     for homography, zoom in zip(homographies, zooms, strict=True):
-        plane = planes.for_zoom(zoom)
+        plane = pyramid.for_zoom(zoom)
         warp = to_view @ homography @ pixels_to_frame(plane.shape[3], plane.shape[2])
         view = warp_perspective(
             plane,

@@ -1,8 +1,8 @@
-"""Long clips in Stage I: a clip made chunk by chunk, each going on from the last frames of the one before.
+"""Long clips in Stage I, sampled chunk by chunk, each chunk continuing the one before.
 
-A chunk is a slice of the clip's latent frames, as long as what a model was trained for, so memory does not
-grow with the clip. Its first latent frames are those that the chunk before has made; where a model makes
-them again, both versions are cross-faded.
+A chunk is a range of the clip's latent frames, as long as the clips that the model was trained on, so
+memory does not grow with the clip. Its first latent frames come from the previous chunk; where the model
+generates them again, both versions are cross-faded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..geometry import FRAMES_PER_LATENT, latent_frame_count, nearest_frame_coun
 
 @dataclass(frozen=True)
 class Chunk:
-    """Latent frames that are sampled at once.
+    """Latent frames that are sampled together.
 
     Attributes
     ----------
@@ -26,8 +26,8 @@ class Chunk:
     frames
         Its latent frames in the clip.
     known
-        How many of them, from the first on, the chunks before have made; 0 in chunk 0, which starts at
-        the photo.
+        Number of leading frames that earlier chunks have generated; 0 in chunk 0, which starts at the
+        photo.
     """
 
     index: int
@@ -38,23 +38,23 @@ class Chunk:
 def plan_chunks(frames: int, chunk_frames: int, overlap_frames: int) -> list[Chunk]:
     """Cut a clip into overlapping chunks of one length.
 
-    The last chunk is moved back until it ends with the clip, so it may know more frames than asked.
+    The last chunk moves back to end with the clip, so its overlap may be larger than ``overlap_frames``.
 
     Parameters
     ----------
     frames
         Pixel frames of the clip, 4n+1.
     chunk_frames
-        Pixel frames that a chunk's latent frames decode to when it stands alone, 4n+1 and at least 5; 0
-        for the whole clip in one chunk, as it also is where it is no longer than this.
+        Pixel frames that a chunk alone decodes to, 4n+1 and at least 5. 0, or at least ``frames``, makes
+        the whole clip one chunk.
     overlap_frames
-        Pixel frames that a chunk shares with the one before, 4n, at least 4 and less than
+        Pixel frames that a chunk shares with the previous one, 4n, at least 4 and less than
         ``chunk_frames``. Ignored while ``chunk_frames`` is 0.
 
     Raises
     ------
     ValueError
-        If a number breaks its rule; the message names the nearest valid one.
+        If a number is invalid; the message names the nearest valid one.
     """
     total = latent_frame_count(frames)
     if chunk_frames:
@@ -85,23 +85,23 @@ def _check_chunks(chunk_frames: int, overlap_frames: int) -> None:
         )
 
 
-def go_on_from(reference: Tensor, made: Tensor, known: int) -> Tensor:
-    """Return the frames that a chunk starts from: those it knows, then those of ``reference``.
+def continue_from(reference: Tensor, made: Tensor, known: int) -> Tensor:
+    """Return the frames that a chunk starts from: its known frames, then those of ``reference``.
 
     Parameters
     ----------
     reference
-        ``[1, C, t, h, w]``: what chunk 0 starts from, with the photo as latent frame 0.
+        ``[1, C, t, h, w]``: the start of chunk 0, with the photo as latent frame 0.
     made
         ``[1, C, n, h, w]``: the clip so far.
     known
-        How many of its last frames the chunk starts with; 0 in chunk 0.
+        Number of frames at the end of ``made`` that the chunk starts with; 0 in chunk 0.
     """
     return torch.cat((made[:, :, -known:], reference[:, :, known:]), dim=2) if known else reference
 
 
 def append_chunk(made: Tensor, chunk: Tensor, known: int) -> Tensor:
-    """Return the clip so far with a chunk behind it, cross-faded where they overlap.
+    """Return the clip so far, extended by a chunk and cross-faded where they overlap.
 
     Parameters
     ----------
@@ -110,10 +110,10 @@ def append_chunk(made: Tensor, chunk: Tensor, known: int) -> Tensor:
     chunk
         ``[1, C, t, h, w]``.
     known
-        Overlap in latent frames; of those, number i of 1..known is ``i / (known + 1)`` of the chunk.
+        Overlap in latent frames; frame i of 1..known is mixed with ``i / (known + 1)`` of the chunk.
     """
     kept = made.shape[2] - known
     weight = torch.arange(1, known + 1).to(chunk)[:, None, None] / (known + 1)
-    # lerp returns equal frames unchanged, to the last bit.
+    # lerp returns equal frames unchanged, bit for bit.
     faded = torch.lerp(made[:, :, kept:], chunk[:, :, :known], weight)
     return torch.cat((made[:, :, :kept], faded, chunk[:, :, known:]), dim=2)

@@ -1,20 +1,20 @@
-"""How a photo enters a Stage I model."""
+"""The photo as the input of a Stage I model: concatenated condition or clean first latent frame."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-UNKNOWN = 0.5
-"""Value of the frames that do not exist yet; Wan2.2-I2V-A14B was trained with gray ones."""
+GRAY = 0.5
+"""Value of the frames after the photo; Wan2.2-I2V-A14B was trained with gray."""
 
 
 def photo_then_gray(photo: Tensor, frames: int) -> Tensor:
     """Return a clip ``[frames, H, W, 3]`` with the photo ``[1, H, W, 3]`` first and gray after it.
 
-    Encoded, it is the concatenated condition of Wan2.2-I2V-A14B (Wan2.2 repository, image2video).
+    Encoded, this is the concatenated condition of Wan2.2-I2V-A14B (Wan2.2 repository, image2video).
     """
-    clip = torch.full((frames, *photo.shape[1:]), UNKNOWN, dtype=photo.dtype, device=photo.device)
+    clip = torch.full((frames, *photo.shape[1:]), GRAY, dtype=photo.dtype, device=photo.device)
     clip[:1] = photo
     return clip
 
@@ -30,5 +30,5 @@ def photo_first(photo_latent: Tensor, latent_frames: int) -> Tensor:
 
 
 def keep_clean(result: Tensor, clean: Tensor, mask: Tensor | None) -> Tensor:
-    """Return ``result`` with the frames that ``mask`` calls clean (0) taken from ``clean``."""
+    """Return ``result`` with the clean frames (``mask`` 0) taken from ``clean``."""
     return result if mask is None else torch.where(mask.to(result.device) > 0, result, clean)

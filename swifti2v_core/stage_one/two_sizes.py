@@ -1,10 +1,10 @@
-"""Noise reshifting: the first steps of Stage I at a larger size, the rest at the clip's own.
+"""Noise reshifting: the first steps of Stage I run at a larger size, the rest at the size of the clip.
 
-The first steps decide the layout, and a model decides it best at the size it was trained for. So the
-clip is begun large; its clean frames are then estimated, scaled down and noised anew for the rest.
+The first steps decide the layout, and a model decides it best at the size it was trained for. The first
+steps therefore run large; the clean frames are then estimated, scaled down and noised again for the rest.
 
-Source: SURF, section on noise reshifting. Its printed formula leaves out the ``1 - s`` on the clean
-frames, which no rectified flow has; here the noised frames are ``(1 - s) * D(x0) + s * e``.
+Source: SURF, section on noise reshifting. Its printed formula omits the ``1 - s`` on the clean frames,
+which every rectified flow has; here the noised frames are ``(1 - s) * D(x0) + s * e``.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from ..sigmas import shift_sigma, split_sigmas
 
 
 @dataclass(frozen=True)
-class Leg:
-    """The steps of a clip that run at one size.
+class SizeSteps:
+    """The steps of a schedule that run at one size.
 
     Attributes
     ----------
     width, height
         Size in pixels.
     sigmas
-        ``[steps + 1]``, falling to 0: a leg ends with clean frames.
+        ``[steps + 1]``, falling to 0, so that these steps end with clean frames.
     """
 
     width: int
@@ -40,22 +40,22 @@ class Leg:
 
 
 @dataclass(frozen=True)
-class Part:
-    """One sampling: the steps of a leg that one expert does.
+class ExpertSteps:
+    """The steps that one expert runs at one size, in one call of the sampler.
 
     Attributes
     ----------
-    leg
-        Index of the leg.
+    size_index
+        Index of the size among the `SizeSteps` of the clip.
     expert
         0 for the high-noise expert (or the only model), 1 for the low-noise expert.
     sigmas
         ``[steps + 1]``, falling, at least one step.
     adds_noise
-        Whether noise is added first; without, the part goes on from the noise that is left.
+        Whether noise is added first; otherwise sampling continues with the noise that remains.
     """
 
-    leg: int
+    size_index: int
     expert: int
     sigmas: Tensor
     adds_noise: bool
@@ -69,9 +69,9 @@ def large_size(width: int, height: int, scale: float, multiple: int) -> tuple[in
     width, height
         Size of the clip in pixels, multiples of ``multiple``.
     scale
-        How much larger the first steps are, per side; must enlarge both.
+        Enlargement of each side for the first steps; must enlarge both.
     multiple
-        What both sides must be multiples of; each goes to its nearest one.
+        Both sides are rounded to their nearest multiple of this.
 
     Raises
     ------
@@ -88,15 +88,14 @@ def large_size(width: int, height: int, scale: float, multiple: int) -> tuple[in
     return large[0], large[1]
 
 
-def reshift_legs(
+def reshift_size_steps(
     sigmas: Tensor, steps: int, large: tuple[int, int], small: tuple[int, int]
-) -> tuple[Leg, Leg]:
+) -> tuple[SizeSteps, SizeSteps]:
     """Divide a schedule between two sizes.
 
-    The last large step goes straight to 0. With that, the sampler itself ends at the clean frames
-    that the model predicts there (``x0 = z - s * u``), at no extra cost, whatever sampler it is. Going
-    to the next sigma and reading the last prediction from the sampler's callback gives the same with
-    Euler, but callbacks come at different moments of a step in other samplers.
+    The last large step goes straight to 0. Any sampler then ends at the clean frames that the model
+    predicts there (``x0 = z - s * u``), at no extra cost. Reading the last prediction from the sampler's
+    callback instead would give the same with Euler, but other samplers call it at other points of a step.
 
     Parameters
     ----------
@@ -120,55 +119,55 @@ def reshift_legs(
             f"run at the size of the clip; the nearest valid value is {nearest}."
         )
     clean = sigmas.new_zeros(1)
-    return Leg(*large, torch.cat((sigmas[:steps], clean))), Leg(*small, sigmas[steps:])
+    return SizeSteps(*large, torch.cat((sigmas[:steps], clean))), SizeSteps(*small, sigmas[steps:])
 
 
-def match_snr(large: Leg, small: Leg) -> Leg:
-    """Return the small leg with less noise, to keep what the large leg had made visible.
+def match_snr(large: SizeSteps, small: SizeSteps) -> SizeSteps:
+    """Return the small steps with less noise, so that the signal-to-noise ratio over an area is preserved.
 
-    A thing covers fewer pixels in the small clip, so the same noise per pixel hides it more. With the
-    linear scale ``r`` (small over large), ``r * s / (1 - (1 - r) * s)`` hides it as much as ``s`` did.
-    This is the resolution shift of flow matching with shift ``r``; all steps of the leg get it, so
-    that they keep falling. 0 and 1 stay where they are, and r = 1 changes nothing.
+    An object covers fewer pixels in the small clip, so the same noise per pixel hides more of it. With the
+    linear scale ``r`` (small over large), ``r * s / (1 - (1 - r) * s)`` hides as much as ``s`` did. This is
+    the resolution shift of flow matching with shift ``r``, applied to all small steps, so that the sigmas
+    keep falling. 0 and 1 are fixed points, and r = 1 changes nothing.
 
-    Source: SD3 (arXiv 2403.03206), section 5.3.2; asked for by a review of SURF.
+    Source: SD3 (arXiv 2403.03206), section 5.3.2; requested in a review of SURF.
     """
     scale = math.sqrt(small.width * small.height / (large.width * large.height))
     return replace(small, sigmas=shift_sigma(small.sigmas, scale))
 
 
-def plan_parts(legs: Sequence[Leg], boundary: float) -> list[Part]:
-    """Divide every leg between two experts, by the noise level that the model is given.
+def plan_expert_steps(sizes: Sequence[SizeSteps], boundary: float) -> list[ExpertSteps]:
+    """Divide the steps of every size between two experts, by the noise level that the model receives.
 
     Parameters
     ----------
-    legs
-        In the order in which they run.
+    sizes
+        The steps of every size, in the order in which they run.
     boundary
-        Sigma below which the second expert takes over; 0 gives all steps to the first one.
+        Sigma below which the second expert takes over; 0 gives all steps to the first.
     """
-    parts = []
-    for index, leg in enumerate(legs):
+    expert_steps = []
+    for size_index, size in enumerate(sizes):
         adds_noise = True
-        for expert, sigmas in enumerate(split_sigmas(leg.sigmas, boundary)):
+        for expert, sigmas in enumerate(split_sigmas(size.sigmas, boundary)):
             if len(sigmas) > 1:
-                parts.append(Part(index, expert, sigmas, adds_noise))
+                expert_steps.append(ExpertSteps(size_index, expert, sigmas, adds_noise))
                 adds_noise = False
-    return parts
+    return expert_steps
 
 
-def large_photo(photo: Tensor, large: Leg, small: Leg, fit: Fit) -> Tensor:
-    """Return the photo ``[1, large.height, large.width, 3]`` that the large leg starts from.
+def large_photo(photo: Tensor, large: SizeSteps, small: SizeSteps, fit: Fit) -> Tensor:
+    """Return the photo ``[1, large.height, large.width, 3]`` that the large steps start from.
 
-    It shows exactly what the small leg's photo shows. Sizes in whole multiples have slightly
-    different proportions, so it is stretched a little; scaling down takes that back.
+    It shows exactly the part of the photo that the small size shows. Rounding to multiples changes the
+    proportions slightly, so the photo is stretched a little; scaling down reverses that.
 
     Parameters
     ----------
     photo
         ``[1, H, W, C]`` float, 0..1.
     fit
-        Framing, see `resize.fit_frames`.
+        Framing, see `images.fit_frames`.
     """
     framed = FRAMINGS[fit](photo[..., :3].float(), small.width / small.height)
     return resize(framed, large.width, large.height)
@@ -177,8 +176,7 @@ def large_photo(photo: Tensor, large: Leg, small: Leg, fit: Fit) -> Tensor:
 def shrink(latent: Tensor, height: int, width: int) -> Tensor:
     """Scale a latent ``[B, C, T, h, w]`` down to ``[B, C, T, height, width]``, frame by frame.
 
-    Linear and antialiased. The weights sum to 1, so it does not matter whether the latent is
-    normalized per channel.
+    Linear and antialiased. The weights sum to 1, so scaling commutes with normalization per channel.
     """
     batch, _, frames, *_ = latent.shape
     images = latent.movedim(2, 1).flatten(0, 1)

@@ -1,9 +1,9 @@
 """Drift control: finished frames keep the reference's latent statistics.
 
-Every segment builds on generated neighbors, so a small error in brightness, color or contrast feeds
-itself from segment to segment. The reference knows better: it was encoded at once, and what it says
-about large areas needs no Stage II. In the authors' own clips the drift is seen as growing
-sharpness (research notes on their published clips), and no paper corrects it.
+Every segment builds on generated neighbors, so a small error in brightness, color or contrast is
+amplified from segment to segment. The reference does not drift: it was encoded in one pass, and Stage II
+does not need to change its large-scale content. In the authors' own clips, drift appears as growing
+sharpness (research notes on their published clips); no paper corrects it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-CELL = 4
-"""Side of the areas that are averaged, in latent pixels; z_ref, enlarged so much, has no finer detail."""
+AREA_SIZE = 4
+"""Side of the averaged areas in latent pixels; an upscaled z_ref has no finer detail."""
 
-FLAT = 1e-3
+MIN_DEVIATION = 1e-3
 """Standard deviation below which a channel has no contrast to correct (latents have about 1)."""
 
-MOST_GAIN = 2.0
-"""Largest correction of contrast; a channel that is farther off is another picture, not drift."""
+MAX_GAIN = 2.0
+"""Largest correction of contrast; a larger difference is a change of content, not drift."""
 
 
 def check_drift_control(strength: float) -> None:
@@ -41,11 +41,11 @@ def low_pass_statistics(frames: Tensor) -> tuple[Tensor, Tensor]:
     Returns
     -------
     tuple of Tensor
-        ``[B, C, T, 1, 1]`` each, over the means of areas of `CELL` x `CELL` latent pixels; those at
-        the right and lower border may be smaller.
+        ``[B, C, T, 1, 1]`` each, over the means of areas of `AREA_SIZE` x `AREA_SIZE` latent pixels; areas
+        at the right and lower border may be smaller.
     """
     flat = frames.flatten(0, 2)[:, None]
-    areas = F.avg_pool2d(flat, CELL, ceil_mode=True, count_include_pad=False)
+    areas = F.avg_pool2d(flat, AREA_SIZE, ceil_mode=True, count_include_pad=False)
     shape = (*frames.shape[:3], 1, 1)
     mean = areas.mean(dim=(1, 2, 3)).view(shape)
     deviation = areas.std(dim=(1, 2, 3), unbiased=False).view(shape)
@@ -53,11 +53,11 @@ def low_pass_statistics(frames: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def match_statistics(frames: Tensor, reference: Tensor, strength: float) -> Tensor:
-    """Bring brightness, color and contrast of finished frames back to the reference.
+    """Match brightness, color and contrast of finished frames to the reference.
 
-    Per channel and latent frame, so that a change of light in the reference survives. One gain and
-    one offset for the whole frame: nothing moves, and fine detail, of which the reference has none,
-    changes with the contrast around it, but is not measured.
+    The correction is per channel and latent frame, so that a change of light in the reference survives. It
+    is one gain and one offset for the whole frame: nothing moves, and fine detail, which the reference
+    lacks, is scaled with its surroundings but does not enter the statistics.
 
     Parameters
     ----------
@@ -66,19 +66,19 @@ def match_statistics(frames: Tensor, reference: Tensor, strength: float) -> Tens
     reference
         The same latent frames of ``z_ref``.
     strength
-        0..1: how far the frames are brought back, in a straight line. 0 returns ``frames``.
+        Linear weight of the correction, 0..1. 0 returns ``frames``.
 
     Returns
     -------
     Tensor
-        As ``frames``, which stay as they are.
+        The corrected frames, in the shape of ``frames``, which are not changed.
     """
     if strength == 0:
         return frames
     mean, deviation = low_pass_statistics(frames)
     wanted_mean, wanted_deviation = low_pass_statistics(reference.to(frames))
-    has_contrast = (deviation > FLAT) & (wanted_deviation > FLAT)
-    ratio = (wanted_deviation / deviation.clamp_min(FLAT)).clamp(1 / MOST_GAIN, MOST_GAIN)
+    has_contrast = (deviation > MIN_DEVIATION) & (wanted_deviation > MIN_DEVIATION)
+    ratio = (wanted_deviation / deviation.clamp_min(MIN_DEVIATION)).clamp(1 / MAX_GAIN, MAX_GAIN)
     gain = ratio.where(has_contrast, ratio.new_ones(()))
-    # As a change of the frames, so that frames without drift come back to the last bit.
+    # Added to the frames, so that frames without drift are returned bit for bit.
     return frames + strength * ((gain - 1) * (frames - mean) + (wanted_mean - mean))

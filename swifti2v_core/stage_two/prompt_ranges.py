@@ -1,7 +1,7 @@
-"""Prompts for time ranges: which of a clip's prompts a segment is made with.
+"""Prompts for time ranges: the prompts that a segment is generated with.
 
-Index arithmetic only. A range counts the frames of the finished clip, not latent frames, because that is
-what users see. The papers know one prompt per clip.
+Index arithmetic only. A range counts the frames of the finished clip, not latent frames, because those are
+the frames that users see. The papers use one prompt per clip.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from ..geometry import pixel_frame_count
 from .segments import Segment
 
 FrameRange = tuple[int, int]
-"""First pixel frame of a range and the first one behind it; an end of 0 is the end of the clip."""
+"""First pixel frame of a range and the first one after it; an end of 0 is the end of the clip."""
 
 WHOLE_CLIP: FrameRange = (0, 0)
-"""Range of a prompt that names none."""
+"""The range of a prompt without a range."""
 
 
 def check_frame_range(start: int, end: int) -> None:
@@ -30,9 +30,9 @@ def check_frame_range(start: int, end: int) -> None:
 
 
 def check_ranges_in_clip(ranges: Sequence[FrameRange], frames: int, what: str) -> None:
-    """Raise ValueError if every range that a prompt names lies behind the clip.
+    """Raise ValueError if all ranges of a prompt start after the end of the clip.
 
-    Some may: a clip can be made shorter, to look at its beginning, without another graph.
+    Some may: a shorter clip, to preview the beginning, needs no change of the ranges.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def check_ranges_in_clip(ranges: Sequence[FrameRange], frames: int, what: str) -
     frames
         Pixel frames of the clip.
     what
-        Name of the prompt.
+        Name of the prompt, for the message.
     """
     first = min((start for start, end in ranges if (start, end) != WHOLE_CLIP), default=0)
     if first >= frames:
@@ -52,28 +52,28 @@ def check_ranges_in_clip(ranges: Sequence[FrameRange], frames: int, what: str) -
 
 
 def middle_frame(segment: Segment) -> int:
-    """Return the pixel frame in the middle of those that a segment generates, the earlier of two."""
-    first, behind = pixel_frame_count(segment.noisy[0]), pixel_frame_count(segment.noisy[-1] + 1)
-    return (first + behind - 1) // 2
+    """Return the middle pixel frame of those that a segment generates, the earlier of two."""
+    first, stop = pixel_frame_count(segment.noisy[0]), pixel_frame_count(segment.noisy[-1] + 1)
+    return (first + stop - 1) // 2
 
 
 def chosen_prompts(ranges: Sequence[FrameRange], segment: Segment) -> list[int]:
-    """Choose the prompts that a segment is made with.
+    """Choose the prompts that a segment is generated with.
 
-    They are all whose range holds the segment's middle frame. Where there is none, the frame nearest to
-    it that has a prompt decides, the earlier of two, so that no segment is without one.
+    These are all prompts whose range contains the segment's middle frame. If there is none, the nearest
+    frame that has a prompt takes its place, the earlier of two, so that every segment has a prompt.
 
     Parameters
     ----------
     ranges
-        One per prompt, `WHOLE_CLIP` for one that always applies.
+        One per prompt, `WHOLE_CLIP` for a prompt that always applies.
     segment
         The segment.
 
     Returns
     -------
     list of int
-        Indices into ``ranges``, ascending; none only where there is no prompt at all.
+        Indices into ``ranges``, ascending; empty only if ``ranges`` is.
     """
     middle = middle_frame(segment)
     nearest = min(
@@ -85,7 +85,7 @@ def chosen_prompts(ranges: Sequence[FrameRange], segment: Segment) -> list[int]:
 
 
 def unused_ranges(ranges: Sequence[FrameRange], segments: Sequence[Segment]) -> list[FrameRange]:
-    """Return the ranges of the prompts that no segment of a plan is made with."""
+    """Return the ranges of the prompts that no segment of a plan uses."""
     used = {index for segment in segments for index in chosen_prompts(ranges, segment)}
     return [each for index, each in enumerate(ranges) if index not in used]
 

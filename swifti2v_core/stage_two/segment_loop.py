@@ -1,4 +1,4 @@
-"""The segment loop: windows out, finished latent frames back in."""
+"""The segment loop: take a window, denoise it, write its new latent frames back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def take_window(latents: Tensor, segment: Segment) -> Tensor:
 
 
 def noisy_frames(latents: Tensor, segment: Segment) -> Tensor:
-    """Return the latent frames that a segment makes, ``[B, C, M, h, w]``, as a view."""
+    """Return the latent frames that a segment generates, ``[B, C, M, h, w]``, as a view."""
     return latents[:, :, segment.noisy[0] : segment.noisy[-1] + 1]
 
 
@@ -36,23 +36,23 @@ def run_segments(
     ----------
     latents
         Working latents ``[B, C, T, h, w]``, changed in place: frames before segment ``start`` are
-        finished, the others hold the reference ``z_ref``. Latent frame 0 is the anchor.
+        finished, the others are the reference ``z_ref``. Latent frame 0 is the anchor.
     segments
         The plan for T latent frames.
     denoise
-        Makes the noisy frames of one window.
+        Denoises one window.
     start
-        Index of the first segment to run; a run split in two gives the same latents as one.
+        Index of the first segment to run; two partial runs give the same latents as one.
 
     Yields
     ------
     Segment
-        The segment that has just been written into ``latents``.
+        The segment that was just written into ``latents``.
 
     Raises
     ------
     ValueError
-        If ``denoise`` returns another shape than it was given.
+        If ``denoise`` returns a shape other than the one it received.
     """
     for segment in segments[start:]:
         window = take_window(latents, segment)
@@ -71,10 +71,10 @@ def keep_finished(latents: Tensor, finished: Tensor, segment: Segment) -> None:
     Parameters
     ----------
     latents, finished
-        ``[B, C, T, h, w]`` each. The anchor and the frames of ``latents`` from the segment on stay:
+        ``[B, C, T, h, w]`` each. The anchor and the frames of ``latents`` from the segment on are kept:
         they are the reference that the segment follows.
     segment
-        The first segment to be made anew.
+        The first segment to generate again.
     """
     stop = segment.noisy[0]
     latents[:, :, 1:stop] = finished[:, :, 1:stop].to(latents)
@@ -86,7 +86,7 @@ def clean_mask(frames: int, clean: int, height: int, width: int) -> Tensor:
     Parameters
     ----------
     frames, clean
-        Latent frames and how many leading ones are clean.
+        Number of latent frames, and of leading ones that are clean.
     height, width
         Size of the latent.
     """

@@ -1,13 +1,13 @@
-"""The segment plan: which latent frames a window holds, in which order, at which positions.
+"""The segment plan: the latent frames of a window, their order, and their time positions.
 
-Index arithmetic only. One *segment* is what one sampling finishes: M latent frames. Its *window* is
-what the model sees meanwhile: ``[anchor | neighbors | noisy]`` (SwiftI2V, section on conditional
-segment-wise generation; M = 3, N = 1 in the paper).
+Index arithmetic only. A *segment* is the M latent frames that one sampling generates. Its *window* is
+what the model sees: ``[anchor | neighbors | noisy]`` (SwiftI2V, section on conditional segment-wise
+generation; M = 3, N = 1 in the paper).
 
-*Keyframes*, more photos at chosen times, go beyond the paper: ``[anchor | keyframes | neighbors | noisy]``
-with the nearest ones. They are clean frames that lie behind the clip in the working latents and share
-their time with the frame generated there. The order inside a window does not matter to the model,
-which knows times only by the positions it is told.
+*Keyframes*, more photos at chosen times, extend the paper: ``[anchor | keyframes | neighbors | noisy]``
+with the nearest keyframes. They are clean frames, appended after the clip in the working latents, and
+share their time with the frame generated there. The order inside a window does not matter to the model,
+which knows times only from the time positions.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ TRAINED_LATENT_FRAMES = 31
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment and the window that makes it.
+    """One segment and the window that it is generated in.
 
     Attributes
     ----------
     index
-        Place of the segment in the plan, from 0.
+        Index of the segment in the plan, from 0.
     window
-        Latent frames that form the window, in the model's order; keyframes count on behind the clip.
+        Indices of the window's latent frames, in the model's order; keyframes are numbered after the clip.
     clean
-        How many leading frames of ``window`` are clean (anchor, keyframes and neighbors).
+        Number of leading frames of ``window`` that are clean (anchor, keyframes and neighbors).
     times
-        For every frame of ``window`` the latent frame of the clip whose time it has.
+        Time of every frame of ``window``, as a latent frame of the clip.
     """
 
     index: int
@@ -55,8 +55,8 @@ def plan_segments(
     """Cut a clip into segments.
 
     Latent frame 0 is the anchor and belongs to every window. The first segment has no neighbor: the
-    frame before it is the anchor itself. The last segment may be short; it takes more neighbors, as
-    far as they exist, so that its window keeps the shape of the others.
+    frame before it is the anchor itself. The last segment may be short; it then takes more neighbors, if
+    they exist, so that all windows have one shape.
 
     Parameters
     ----------
@@ -65,15 +65,15 @@ def plan_segments(
     segment_frames
         M, latent frames generated per segment, at least 1.
     neighbors
-        N, generated latent frames right before the segment, 0 to ``max(1, T - 2)``.
+        N, generated latent frames directly before the segment, 0 to ``max(1, T - 2)``.
     keyframes
-        Times of the keyframes, ascending latent frames of 1 to T-1. A segment sees the last one before
-        it, those inside it and the first one after it.
+        Times of the keyframes, ascending latent frames from 1 to T-1. A segment sees the last keyframe
+        before it, those inside it and the first one after it.
 
     Returns
     -------
     list of Segment
-        Segments in order; together they generate the frames 1 to T-1, each once.
+        Segments in order; together they generate each of the frames 1 to T-1 once.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def plan_segments(
 
 
 def _near(keyframes: Sequence[int], start: int, stop: int) -> range:
-    """Return which keyframes a segment sees: the last before, all inside, the first after."""
+    """Return the keyframes that a segment sees: the last before, all inside, the first after."""
     before = sum(time < start for time in keyframes)
     inside = sum(start <= time < stop for time in keyframes)
     return range(max(0, before - 1), min(before + inside + 1, len(keyframes)))
@@ -137,7 +137,7 @@ def _check_plan(latent_frames: int, segment_frames: int, neighbors: int) -> None
 
 
 def true_positions(segment: Segment) -> tuple[int, ...]:
-    """Return the time position of every window frame: its place in the clip."""
+    """Return the time position of every window frame: its index in the clip."""
     return segment.times
 
 
@@ -146,14 +146,14 @@ def clamped_positions(
 ) -> tuple[int, ...]:
     """Return time positions moved into the range the model was trained on.
 
-    Everything but the anchor moves back by the same amount, so that the last frame of the window
-    sits at the last trained position; the anchor stays at 0. Windows inside the range do not move. A
-    keyframe too far ahead keeps its distance beyond the range, one too far behind moves up to 1.
+    All frames but the anchor, which stays at 0, move back by the same amount, so that the last frame of
+    the window is at the last trained position. Windows inside the range do not move. A keyframe far ahead
+    keeps its distance and may exceed the range; one far back is clamped to 1.
 
     Raises
     ------
     ValueError
-        If the window itself is longer than the trained range.
+        If the window is longer than the trained range.
     """
     if len(segment.window) > trained_latent_frames:
         raise ValueError(
@@ -165,7 +165,7 @@ def clamped_positions(
     first = next(
         time for frame, time in zip(segment.window, segment.times, strict=True) if frame == time > 0
     )
-    # A keyframe ahead asks for more than the segment itself needs; the neighbors must stay behind 0.
+    # A keyframe ahead asks for a larger shift than the segment itself; the neighbors must stay above 0.
     needed, wanted = max(0, segment.times[-1] - last), max(0, max(segment.times) - last)
     moved = max(needed, min(wanted, first - 1))
     return (0, *(max(time - moved, 1) for time in segment.times[1:]))

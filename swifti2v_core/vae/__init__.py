@@ -1,0 +1,1 @@
+"""Exact streaming through the Wan video autoencoders in limited memory."""

@@ -1,13 +1,13 @@
-"""The layers of the Wan autoencoders, run some frames at a time over the host's own modules and weights.
+"""The layers of the Wan autoencoders, run a few frames at a time on the host's own modules and weights.
 
-Tensors are ``[B, F, H, W, C]`` and contiguous: channels last, which is what convolutions on a GPU are
-fastest with, what lets PyTorch's own fused norm over channels be used (seen in 2.11), and what keeps a
-frame in one piece. A causal convolution finds the newest frames of its last turn in a `Memory` and gets
-them and its activated input in one tensor, written once: nothing is padded, cloned or put together again.
+Tensors are ``[B, F, H, W, C]`` and contiguous (channels last): GPU convolutions are fastest in this
+layout, PyTorch's fused RMS norm over channels applies (seen in 2.11), and each frame is one block of
+memory. A causal convolution takes the last input frames of its previous call from a `FrameCache`. Cached
+frames and activated input are written once into one tensor, without padding, cloning or concatenation.
 
-Both families are known: Wan2.2 (48 channels, ``comfy/ldm/wan/vae2_2.py``) and Wan2.1 (16 channels,
-``comfy/ldm/wan/vae.py``). The modules' own ``forward`` differs between versions of ComfyUI in how many
-frames it must be given; the layers do not.
+Both families are supported: Wan2.2 (48 channels, ``comfy/ldm/wan/vae2_2.py``) and Wan2.1 (16 channels,
+``comfy/ldm/wan/vae.py``). The number of frames that the modules' own ``forward`` expects differs between
+ComfyUI versions; the layers are the same in all of them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-REMEMBERED = 2
-"""Input frames that a causal convolution of three frames remembers."""
+CACHED_FRAMES = 2
+"""Input frames that a causal convolution of three frames caches."""
 
 EPSILON = 1e-24
 """Keeps the norm of an all-zero pixel zero, as the host's lower bound of 1e-12 on the length does."""
 
-Memory = dict[Hashable, Tensor]
-"""Newest input frames of every causal convolution, by its module."""
+FrameCache = dict[Hashable, Tensor]
+"""The last input frames of every causal convolution, by its module."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Stage:
     blocks
         Residual blocks.
     resample
-        What changes the resolution, or None.
+        Layer that changes the resolution, or None.
     shortcut
-        What carries the stage's input to its output unlearned (Wan2.2 only), or None.
+        Parameter-free connection from the stage's input to its output (Wan2.2 only), or None.
     """
 
     blocks: tuple[Any, ...]
@@ -59,130 +59,130 @@ def stages(layers: Iterable[Any]) -> list[Stage]:
         elif hasattr(layer, "resample"):
             result.append(Stage(tuple(blocks), layer))
             blocks = []
-        else:  # a stage of its own, as Wan2.2 has them
+        else:  # a stage module, as in Wan2.2
             (inner,) = stages(layer.upsamples if hasattr(layer, "upsamples") else layer.downsamples)
             result.append(Stage(inner.blocks, inner.resample, layer.avg_shortcut))
     return [*result, Stage(tuple(blocks))] if blocks else result
 
 
 def is_residual(layer: Any) -> bool:
-    """Tell whether a layer is a residual block."""
+    """Return whether a layer is a residual block."""
     return hasattr(layer, "residual")
 
 
 def convolve(convolution: Any, x: Tensor) -> Tensor:
     """Run a convolution on frames that need no padding in time.
 
-    The host's causal convolution would pad or put frames together first, so its base class is called:
-    casting and offloading are there.
+    The host's causal convolution would pad or concatenate frames first, so its base class is called; that
+    class casts and offloads the weights.
     """
     result: Tensor = super(type(convolution), convolution).forward(x.movedim(-1, 1))
-    return result.movedim(1, -1).contiguous()  # contiguous already where channels last is understood
+    return result.movedim(1, -1).contiguous()  # no copy where the kernel returned channels last
 
 
-def _with_room(convolution: Any, x: Tensor, memory: Memory) -> Tensor:
-    """Return a tensor with the remembered frames in front and room for ``x`` behind."""
+def _allocate_input(convolution: Any, x: Tensor, cache: FrameCache) -> Tensor:
+    """Return a tensor that starts with the cached frames and has room for ``x`` after them."""
     batch, count, *size = x.shape
-    frames = x.new_empty(batch, REMEMBERED + count, *size)
-    if convolution in memory:
-        frames[:, :REMEMBERED] = memory[convolution]
+    frames = x.new_empty(batch, CACHED_FRAMES + count, *size)
+    if convolution in cache:
+        frames[:, :CACHED_FRAMES] = cache[convolution]
     else:
-        frames[:, :REMEMBERED] = 0
+        frames[:, :CACHED_FRAMES] = 0
     return frames
 
 
-def _remember(convolution: Any, frames: Tensor, memory: Memory) -> None:
-    newest = frames[:, -REMEMBERED:]
-    if convolution in memory:
-        memory[convolution].copy_(newest)
+def _update_cache(convolution: Any, frames: Tensor, cache: FrameCache) -> None:
+    newest = frames[:, -CACHED_FRAMES:]
+    if convolution in cache:
+        cache[convolution].copy_(newest)
     else:
-        memory[convolution] = newest.clone()
+        cache[convolution] = newest.clone()
 
 
-def causal(convolution: Any, x: Tensor, memory: Memory) -> Tensor:
+def convolve_causal(convolution: Any, x: Tensor, cache: FrameCache) -> Tensor:
     """Run a causal convolution of three frames."""
-    frames = _with_room(convolution, x, memory)
-    frames[:, REMEMBERED:] = x
-    _remember(convolution, frames, memory)
+    frames = _allocate_input(convolution, x, cache)
+    frames[:, CACHED_FRAMES:] = x
+    _update_cache(convolution, frames, cache)
     return convolve(convolution, frames)
 
 
-def _activated(norm: Any, convolution: Any, x: Tensor, memory: Memory) -> Tensor:
-    """Return what a causal convolution gets behind a norm and SiLU, remembered frames in front."""
-    frames = _with_room(convolution, x, memory)
+def _activate(norm: Any, convolution: Any, x: Tensor, cache: FrameCache) -> Tensor:
+    """Return the input of a causal convolution after norm and SiLU, starting with the cached frames."""
+    frames = _allocate_input(convolution, x, cache)
     gamma = norm.gamma.to(x).flatten()
-    for index in range(x.shape[1]):  # frame by frame, so that only one normed frame exists
+    for index in range(x.shape[1]):  # frame by frame: only one normalized frame exists at a time
         normed = F.rms_norm(x[:, index], gamma.shape, gamma, EPSILON)
-        torch.ops.aten.silu.out(normed, out=frames[:, REMEMBERED + index])
-    _remember(convolution, frames, memory)
+        torch.ops.aten.silu.out(normed, out=frames[:, CACHED_FRAMES + index])
+    _update_cache(convolution, frames, cache)
     return frames
 
 
-def residual(block: Any, x: Tensor, memory: Memory) -> Tensor:
+def run_residual_block(block: Any, x: Tensor, cache: FrameCache) -> Tensor:
     """Run a residual block."""
     first_norm, _, first, second_norm, _, _, second = block.residual
-    y = convolve(first, _activated(first_norm, first, x, memory))
-    frames = _activated(second_norm, second, y, memory)
-    del y  # not needed while the second convolution works, where memory is tightest
+    y = convolve(first, _activate(first_norm, first, x, cache))
+    frames = _activate(second_norm, second, y, cache)
+    del y  # frees memory before the second convolution, where the peak is
     y = convolve(second, frames)
     del frames
     return y.add_(x if isinstance(block.shortcut, torch.nn.Identity) else convolve(block.shortcut, x))
 
 
-def head(layers: Any, x: Tensor, memory: Memory) -> Tensor:
+def run_head(layers: Any, x: Tensor, cache: FrameCache) -> Tensor:
     """Run the last norm, SiLU and convolution of an encoder or decoder."""
     norm, _, convolution = layers
-    return convolve(convolution, _activated(norm, convolution, x, memory))
+    return convolve(convolution, _activate(norm, convolution, x, cache))
 
 
-def middle(layers: Iterable[Any], x: Tensor, memory: Memory) -> Tensor:
-    """Run the middle block; its attention looks at one frame at a time and is the host's own."""
+def run_middle(layers: Iterable[Any], x: Tensor, cache: FrameCache) -> Tensor:
+    """Run the middle block; its attention works on each frame alone and is the host's own."""
     for layer in layers:
         if is_residual(layer):
-            x = residual(layer, x, memory)
+            x = run_residual_block(layer, x, cache)
         else:
             x = layer(x.movedim(-1, 1)).movedim(1, -1).contiguous()
     return x
 
 
-def upsampling(stage: Stage, x: Tensor, memory: Memory) -> Tensor:
+def upsample(stage: Stage, x: Tensor, cache: FrameCache) -> Tensor:
     """Run a decoder stage.
 
-    The first frame of a clip is not doubled in time; a memory that is still empty tells.
+    The first frame of a clip, known by an empty cache, is not doubled in time.
     """
     y = x
     for block in stage.blocks:
-        y = residual(block, y, memory)
+        y = run_residual_block(block, y, cache)
     if stage.resample is not None:
-        y = _enlarged(stage.resample, y, memory)
+        y = _upsample_frames(stage.resample, y, cache)
     if stage.shortcut is not None:
         _add_repeated(y, x, stage.shortcut)
     return y
 
 
-def _enlarged(resample: Any, x: Tensor, memory: Memory) -> Tensor:
+def _upsample_frames(resample: Any, x: Tensor, cache: FrameCache) -> Tensor:
     copies = 1
     if hasattr(resample, "time_conv"):
-        if resample.time_conv in memory:
+        if resample.time_conv in cache:
             copies = 2
-            x = causal(resample.time_conv, x, memory)
+            x = convolve_causal(resample.time_conv, x, cache)
         else:
-            memory[resample.time_conv] = x.new_zeros(x.shape[0], REMEMBERED, *x.shape[2:])
+            cache[resample.time_conv] = x.new_zeros(x.shape[0], CACHED_FRAMES, *x.shape[2:])
     batch, count, height, width, channels = x.shape
-    # The two frames made of one lie in its channels. Nearest neighbor: every pixel twice each way.
+    # Both frames made from one are in its channels. Nearest neighbor: every pixel twice in each direction.
     frames = x.view(batch, count, height, width, copies, channels // copies).permute(0, 1, 4, 2, 3, 5)
     frames = frames[:, :, :, :, None, :, None].expand(-1, -1, -1, -1, 2, -1, 2, -1)
-    pictures = frames.reshape(batch * count * copies, 2 * height, 2 * width, channels // copies)
+    images = frames.reshape(batch * count * copies, 2 * height, 2 * width, channels // copies)
     _, convolution = resample.resample
-    result: Tensor = convolution(pictures.movedim(-1, 1)).movedim(1, -1).contiguous()
+    result: Tensor = convolution(images.movedim(-1, 1)).movedim(1, -1).contiguous()
     return result.view(batch, count * copies, *result.shape[1:])
 
 
 def _add_repeated(y: Tensor, x: Tensor, shortcut: Any) -> None:
-    """Add a stage's input to its output, every value as often as the output is larger.
+    """Add a stage's input, repeated to the size of the output, to its output in place.
 
-    The host numbers the output's channel, time, row and column in this order and gives every input
-    channel ``repeats`` of these numbers in a row.
+    The host flattens the output's channel, time, row and column in this order and copies every input
+    channel to ``repeats`` consecutive positions.
     """
     batch, count, height, width, _ = x.shape
     sides = (shortcut.factor_t, shortcut.factor_s, shortcut.factor_s)
@@ -192,36 +192,36 @@ def _add_repeated(y: Tensor, x: Tensor, shortcut: Any) -> None:
         left //= kept[-1]
     parts = x.view(batch, count, height, width, shortcut.out_channels, *kept)
     made = y.shape[1] // count
-    parts = parts[..., -made:, :, :]  # of the first frame, which is not doubled, the host takes the last
+    parts = parts[..., -made:, :, :]  # the host keeps the last copy of frame 0, which is not doubled
     parts = parts.permute(0, 1, 5, 2, 6, 3, 7, 4)
     rows, columns = (y.shape[2] // height, y.shape[3] // width)
     y.view(batch, count, made, height, rows, width, columns, shortcut.out_channels).add_(parts)
 
 
-def downsampling(stage: Stage, x: Tensor, memory: Memory) -> Tensor:
+def downsample(stage: Stage, x: Tensor, cache: FrameCache) -> Tensor:
     """Run an encoder stage on frame 0 of a clip, or on the next frames that give whole latent frames."""
     y = x
     for block in stage.blocks:
-        y = residual(block, y, memory)
+        y = run_residual_block(block, y, cache)
     if stage.resample is not None:
-        y = _reduced(stage.resample, y, memory)
-    return y if stage.shortcut is None else y.add_(_averaged(x, stage.shortcut))
+        y = _downsample_frames(stage.resample, y, cache)
+    return y if stage.shortcut is None else y.add_(_average(x, stage.shortcut))
 
 
-def _reduced(resample: Any, x: Tensor, memory: Memory) -> Tensor:
+def _downsample_frames(resample: Any, x: Tensor, cache: FrameCache) -> Tensor:
     batch = x.shape[0]
-    pictures = resample.resample(x.flatten(0, 1).movedim(-1, 1)).movedim(1, -1).contiguous()
-    frames: Tensor = pictures.view(batch, -1, *pictures.shape[1:])
+    images = resample.resample(x.flatten(0, 1).movedim(-1, 1)).movedim(1, -1).contiguous()
+    frames: Tensor = images.view(batch, -1, *images.shape[1:])
     if not hasattr(resample, "time_conv"):
         return frames
-    previous = memory.get(resample.time_conv)
-    memory[resample.time_conv] = frames[:, -1:].clone()
+    previous = cache.get(resample.time_conv)
+    cache[resample.time_conv] = frames[:, -1:].clone()
     if previous is None:
         return frames
     return convolve(resample.time_conv, torch.cat((previous, frames), dim=1))
 
 
-def _averaged(x: Tensor, shortcut: Any) -> Tensor:
+def _average(x: Tensor, shortcut: Any) -> Tensor:
     """Return a stage's input averaged down, in the host's order of channel, time, row and column."""
     time, side = shortcut.factor_t, shortcut.factor_s
     missing = -x.shape[1] % time

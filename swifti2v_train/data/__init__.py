@@ -1,0 +1,1 @@
+"""From photos and videos to a dataset of latents, and the reader of that dataset."""

@@ -1,4 +1,4 @@
-"""Clips with known truth from photos and videos, each with a name that stays from run to run."""
+"""Clips with known truth from photos and videos; a clip has the same name in every run."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ SEEDS = 2**31
 
 
 class Truth(NamedTuple):
-    """A clip.
+    """A clip at the size of Stage II.
 
     Attributes
     ----------
     name
-        Of its own, made of the source's path and the number of the clip.
+        Unique; made from the source's path and the number of the clip.
     source
-        The photo or video it was made of.
+        The photo or video it was made from.
     frames
-        ``[F, height, width, 3]`` float32, 0..1, at the size of Stage II.
+        ``[F, height, width, 3]`` float32, 0..1.
     """
 
     name: str
@@ -40,23 +40,23 @@ class Truth(NamedTuple):
 
 
 def find_sources(places: Sequence[str]) -> list[Path]:
-    """Return the photos and videos of some places, see `photos.find_files`."""
+    """Return the photos and videos in files and folders, see `photos.find_files`."""
     return photos.find_files(places, photos.SUFFIXES + videos.SUFFIXES)
 
 
 def is_photo(path: Path) -> bool:
-    """Tell by its name whether a file is a photo."""
+    """Return whether a file is a photo, by its suffix."""
     return path.suffix.lower() in photos.SUFFIXES
 
 
 def clip_name(source: Path, number: int) -> str:
-    """Return the name of a clip: the same for the same path, whatever other sources there are."""
+    """Return the name of a clip, which depends on its source's path but on no other source."""
     digest = hashlib.blake2b(source.as_posix().encode(), digest_size=4).hexdigest()
     return f"{source.stem}-{digest}-{number:06}"
 
 
 def make_clips(settings: Prepare, sources: Sequence[Path], done: Container[str] = ()) -> Iterator[Truth]:
-    """Make the clips of all sources, one at a time; files that cannot be read are reported and skipped.
+    """Yield the clips of all sources, one at a time; unreadable files are logged and skipped.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def make_clips(settings: Prepare, sources: Sequence[Path], done: Container[str] 
     sources
         Photos and videos.
     done
-        Names of clips that are not made again.
+        Names of clips to leave out because they exist.
     """
     pictures = [path for path in sources if is_photo(path)]
     for source in sources:
@@ -75,7 +75,7 @@ def make_clips(settings: Prepare, sources: Sequence[Path], done: Container[str] 
             else:
                 yield from _video_clips(settings, source, done)
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            logger.warning("%s is skipped: %s", source.name, " ".join(str(error).split()))
+            logger.warning("Skipping %s: %s", source.name, " ".join(str(error).split()))
 
 
 def _photo_clips(
@@ -86,11 +86,11 @@ def _photo_clips(
         name = clip_name(source, number)
         if name in done:
             continue
-        chance = generator(settings.seed, "scene", name)
+        rng = generator(settings.seed, "scene", name)
         photo = photos.read_photo(source)
-        other = photos.read_photo(pictures[integer(chance, 0, len(pictures))])
+        other = photos.read_photo(pictures[integer(rng, 0, len(pictures))])
         detail = min(photo.shape[2] / width, photo.shape[1] / height)
-        scene = draw_scene(integer(chance, 0, SEEDS), width / height, detail)
+        scene = draw_scene(integer(rng, 0, SEEDS), width / height, detail)
         yield Truth(name, source, render_scene(photo, other, width, height, settings.frames, scene))
 
 
@@ -104,6 +104,6 @@ def _video_clips(settings: Prepare, source: Path, done: Container[str]) -> Itera
 
 
 def spread(starts: Sequence[int], count: int) -> list[int]:
-    """Return at most ``count`` of the starts, evenly spread."""
+    """Return at most ``count`` of the starts, evenly spaced."""
     count = min(count, len(starts))
     return [starts[number * len(starts) // count] for number in range(count)]

@@ -1,13 +1,13 @@
 """The prepared dataset: latents in safetensors files, and an index.
 
-A folder with ``index.json``, ``{"version": 1, "clips": [...]}``, see `Clip`, and shards that hold, for the
-clip NAME, in the space the network sees:
+A dataset is a folder with ``index.json``, ``{"version": 1, "clips": [...]}`` (see `Clip`), and shards.
+For the clip NAME, a shard holds these tensors, latents normalized as the network expects them:
 
 - ``NAME.latents`` ``[48, T, h, w]``: the truth at the size of Stage II; latent frame 0 is the photo alone;
-- ``NAME.references`` ``[V, 48, T, h, w]``: variants of ``z_ref``, the plain one first;
-- ``NAME.motion`` ``[C1, T, h1, w1]``: the truth at the size of Stage I, by Stage I's autoencoder;
-- ``NAME.motion_photo`` ``[16, T, h1, w1]``, A14B only: the photo and gray frames behind it, encoded;
-- ``NAME.text`` ``[L, D]``: text embeddings; without them a clip has zeros.
+- ``NAME.references`` ``[V, 48, T, h, w]``: variants of ``z_ref``, starting with the plain one;
+- ``NAME.motion`` ``[C1, T, h1, w1]``: the truth at the size of Stage I, encoded by Stage I's autoencoder;
+- ``NAME.motion_photo`` ``[16, T, h1, w1]``, A14B only: the photo followed by gray frames, encoded;
+- ``NAME.text`` ``[L, D]``: text embeddings; a clip without them uses zeros.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ class Clip:
     Attributes
     ----------
     name
-        Begins the names of its tensors.
+        Prefix of its tensors' names.
     shard
-        File that holds them.
+        File that holds the tensors.
     latent_frames
         T.
     height, width
-        Pixels of Stage II.
+        Size in pixels of Stage II.
     fps
         Frames per second.
     source
-        The photo or video it was made of.
+        The photo or video it was made from.
     sigmas
-        Of every reference variant the noise level Stage I denoised it from; 0 for the plain one.
+        For each reference, the sigma from which Stage I denoised it; 0 for the plain one.
     """
 
     name: str
@@ -66,12 +66,12 @@ class Dataset:
     Parameters
     ----------
     folder
-        What `DatasetWriter` made.
+        Folder written by `DatasetWriter`.
 
     Raises
     ------
     ValueError
-        If there is no complete dataset of this version.
+        If the folder holds no clips, or a dataset of another version.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -89,7 +89,7 @@ class Dataset:
         return self._tensor(number, "latents").float()
 
     def reference(self, number: int, variant: int) -> Tensor:
-        """Return one reference of a clip, ``[48, T, h, w]`` float32; the others are not read."""
+        """Return one reference of a clip, ``[48, T, h, w]`` float32, without reading the others."""
         return torch.as_tensor(self._slice(number, "references")[variant]).float()
 
     def motion(self, number: int) -> Tensor:
@@ -97,13 +97,13 @@ class Dataset:
         return self._tensor(number, "motion").float()
 
     def motion_photo(self, number: int) -> Tensor:
-        """Return the photo and gray frames of A14B, ``[16, T, h1, w1]`` float32."""
+        """Return A14B's photo and gray frames, ``[16, T, h1, w1]`` float32."""
         return self._tensor(number, "motion_photo").float()
 
     def text(self, number: int, width: int) -> Tensor:
-        """Return the text embeddings of a clip, ``[L, width]`` float32; zeros if there are none."""
+        """Return the text embeddings of a clip, ``[L, width]`` float32; zeros if it has none."""
         clip = self.clips[number]
-        if f"{clip.name}.text" not in self._shard(clip).keys():  # noqa: SIM118 (safe_open is no mapping)
+        if f"{clip.name}.text" not in self._shard(clip).keys():  # noqa: SIM118 (safe_open is not a mapping)
             return torch.zeros(EMPTY_TEXT_TOKENS, width)
         return self._tensor(number, "text").float()
 
@@ -121,14 +121,14 @@ class Dataset:
 
 
 class DatasetWriter:
-    """Appends clips to a dataset; what the index names is complete and stays.
+    """Appends clips to a dataset; clips in the index are complete and never rewritten.
 
     Parameters
     ----------
     folder
-        Made if it does not exist; a dataset in it is gone on with.
+        Created if it does not exist; an existing dataset is continued.
     shard_bytes
-        Size at which a shard is written.
+        Size in bytes at which a shard is written.
     """
 
     def __init__(self, folder: str | Path, shard_bytes: int = 2**30) -> None:
@@ -140,7 +140,7 @@ class DatasetWriter:
         self._waiting: list[tuple[Clip, dict[str, Tensor]]] = []
 
     def __contains__(self, name: object) -> bool:
-        """Tell whether a clip is already there, written or waiting for its shard."""
+        """Return whether a clip exists, written or waiting for its shard."""
         return name in self._names
 
     def __len__(self) -> int:
@@ -157,15 +157,15 @@ class DatasetWriter:
         source: str,
         sigmas: tuple[float, ...],
     ) -> None:
-        """Add a clip; it is in the index once its shard is full or `close` was called.
+        """Add a clip; it enters the index once its shard is full or `close` is called.
 
         Parameters
         ----------
         name
-            New to the dataset.
+            Unique in the dataset.
         tensors
-            By kind: ``latents``, ``references``, ``motion``, and if there are any ``motion_photo`` and
-            ``text``; kept as float16.
+            By kind: ``latents``, ``references``, ``motion``, optionally ``motion_photo`` and ``text``;
+            stored as float16.
         height, width, fps, source, sigmas
             See `Clip`.
 
@@ -175,7 +175,7 @@ class DatasetWriter:
             If the name exists.
         """
         if name in self:
-            raise ValueError(f"The dataset already has a clip {name}; give every clip a name of its own.")
+            raise ValueError(f"The dataset already has a clip {name}; give every clip a unique name.")
         self._names.add(name)
         kept = {
             f"{name}.{kind}": value.to("cpu", torch.float16).contiguous() for kind, value in tensors.items()
@@ -190,7 +190,7 @@ class DatasetWriter:
             self.close()
 
     def close(self) -> None:
-        """Write what waits for its shard, then the index."""
+        """Write the clips that wait for their shard, then the index."""
         if not self._waiting:
             return
         merged = {key: value for _, waiting in self._waiting for key, value in waiting.items()}
@@ -211,7 +211,7 @@ class DatasetWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # After an error or an interrupt as well: the clips that were appended are complete.
+        # Also after an error or an interrupt: appended clips are complete.
         self.close()
 
 
@@ -221,7 +221,7 @@ def read_index(folder: Path) -> tuple[Clip, ...]:
     Raises
     ------
     ValueError
-        If there is no index, or one of another version.
+        If the index is missing or of another version.
     """
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
@@ -230,6 +230,6 @@ def read_index(folder: Path) -> tuple[Clip, ...]:
     if index["version"] != VERSION:
         raise ValueError(
             f"{folder} is a dataset of version {index['version']}, but this program reads version "
-            f"{VERSION}; prepare it again."
+            f"{VERSION}; run the prepare command again."
         )
     return tuple(Clip(**{**clip, "sigmas": tuple(clip["sigmas"])}) for clip in index["clips"])

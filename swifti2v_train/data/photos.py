@@ -1,4 +1,4 @@
-"""Photos from disk, and where sources are looked for."""
+"""Photos from disk, and the search for source files."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def find_files(places: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
-    """Return the files of some kinds that are named or lie below the folders that are named, by path.
+    """Return the files with given suffixes among files and below folders, sorted by path.
 
     Raises
     ------
     ValueError
-        If a place does not exist, or there is no such file.
+        If a place does not exist, or no file has such a suffix.
     """
     found: set[Path] = set()
     for place in map(Path, places):
         if not place.exists():
-            raise ValueError(f"The source {place} does not exist; name files or folders of them.")
+            raise ValueError(f"The source {place} does not exist; name existing files or folders.")
         inside = place.rglob("*") if place.is_dir() else [place]
         found |= {path for path in inside if path.suffix.lower() in suffixes and path.is_file()}
     if not found:
         raise ValueError(
-            f"The sources {', '.join(places) or '(none)'} hold nothing that can be used; name files or "
-            f"folders with {', '.join(suffixes)}."
+            f"The sources {', '.join(places) or '(none)'} hold no usable file; name files or folders "
+            f"with {', '.join(suffixes)}."
         )
     return sorted(found)
 
@@ -41,7 +41,7 @@ def read_photo(path: Path) -> Tensor:
     Raises
     ------
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     """
     with Image.open(path) as picture:
         pixels = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"), dtype=np.float32) / 255

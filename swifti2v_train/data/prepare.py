@@ -1,21 +1,18 @@
-"""The prepare command: every clip encoded once, and what training reads written to disk."""
+"""The prepare command: encode every clip once and write the dataset that training reads."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor
 from tqdm import tqdm
 
 from swifti2v_core.geometry import check_size, latent_frame_count
 from swifti2v_core.stage_one.photo_start import photo_then_gray
 
-from ..config import Config, Prepare, save_config
-from ..fields import from_values
+from ..config import Config, Prepare, load_section, save_config
 from ..networks.autoencoder import VideoAutoencoder, encode_clip, load_autoencoder
 from ..networks.native_keys import load_native
 from ..networks.window_transformer import WindowTransformer, network_from
@@ -26,18 +23,17 @@ from .stage_transition import denoise_again, encode_reference, to_video
 from .synthetic_scenes import average_down
 
 SETTINGS = "prepare.yaml"
-"""Written beside the dataset, so that a later call cannot mix clips of two kinds in it."""
+"""File beside the dataset that keeps a later call from mixing clips made with other settings."""
 
 FREE = ("sources", "clips_per_source", "shard_megabytes", "device")
-"""Settings that may change between two calls: they do not change a clip."""
-
+"""Settings that may change between two calls, because no clip depends on them."""
 
 MOST_LOST_SECONDS = 300
-"""A shard is written after this long even if it is not full: what a killed process can lose."""
+"""Longest time between writes, even of shards that are not full: the work that a killed process loses."""
 
 
 class Encoder:
-    """Makes the tensors of a clip.
+    """Encodes clips to the tensors of the dataset.
 
     Parameters
     ----------
@@ -62,7 +58,7 @@ class Encoder:
 
     @torch.no_grad()
     def tensors(self, clip: Truth) -> tuple[dict[str, Tensor], tuple[float, ...]]:
-        """Return the tensors of a clip by kind, see `dataset`, and the sigma of every reference."""
+        """Return a clip's tensors by kind, see `dataset`, and the sigma of each reference."""
         settings = self.settings
         truth = clip.frames.to(self.device)
         motion = average_down(truth, settings.motion_width, settings.motion_height)
@@ -88,9 +84,9 @@ class Encoder:
     def _through_stage_one(self, name: str, variant: int, made: dict[str, Tensor]) -> tuple[Tensor, float]:
         settings, network, motion = self.settings, self.stage_one, made["motion"]
         assert network is not None
-        chance = generator(settings.seed, "transition", name, variant)
-        sigma = uniform(chance, settings.lowest_sigma, settings.highest_sigma)
-        noise = torch.randn(motion.shape, generator=chance).to(motion)
+        rng = generator(settings.seed, "transition", name, variant)
+        sigma = uniform(rng, settings.lowest_sigma, settings.highest_sigma)
+        noise = torch.randn(motion.shape, generator=rng).to(motion)
         text = motion.new_zeros(1, EMPTY_TEXT_TOKENS, network.config.text_dim)
         photo = made.get("motion_photo", motion)
         softened = denoise_again(
@@ -100,9 +96,9 @@ class Encoder:
 
 
 def check_settings(settings: Prepare) -> None:
-    """Raise ValueError if the sizes do not fit each other or the models."""
+    """Raise ValueError if a size does not fit the others or the models, or the sigmas are invalid."""
     check_size(settings.width, settings.height)
-    # The tiny autoencoder and Wan2.2's need 32 at both sizes, Wan2.1's 16.
+    # Multiples of 32 suit the tiny and Wan2.2's autoencoder, multiples of 16 Wan2.1's.
     check_size(settings.motion_width, settings.motion_height, 16)
     latent_frame_count(settings.frames)
     wanted = settings.motion_width * settings.height / settings.width
@@ -119,20 +115,20 @@ def check_settings(settings: Prepare) -> None:
 
 
 def keep_settings(settings: Prepare, folder: Path) -> None:
-    """Write the settings beside the dataset, or check that they are those of an earlier call.
+    """Write the settings beside the dataset, or check that they match those of an earlier call.
 
     Raises
     ------
     ValueError
-        If the dataset was made with others.
+        If the dataset was made with other settings.
     """
     kept = folder / SETTINGS
     if not kept.exists():
         folder.mkdir(parents=True, exist_ok=True)
         save_config(settings, kept)
         return
-    earlier = asdict(from_values(Prepare, yaml.safe_load(kept.read_text(encoding="utf-8")), str(kept)))
-    for name, value in asdict(settings).items():
+    earlier = dict(load_section(Prepare, kept))
+    for name, value in settings:
         if name not in FREE and value != earlier[name]:
             raise ValueError(
                 f"{name} is {value!r}, but the clips in {folder} were made with {earlier[name]!r}; set it "
@@ -141,21 +137,21 @@ def keep_settings(settings: Prepare, folder: Path) -> None:
 
 
 def run(config: Config) -> None:
-    """Encode what is not in the dataset yet; a call that was ended is gone on with by the next one.
+    """Encode the clips that the dataset lacks; call again to continue after an interruption.
 
     Parameters
     ----------
     config
-        ``prepare`` says what and how, ``data.folder`` where to.
+        ``prepare`` holds the settings, ``data.folder`` the place of the dataset.
 
     Raises
     ------
     ValueError
-        If a setting does not fit.
+        If a setting is invalid.
     """
     settings, folder = config.prepare, Path(config.data.folder)
     if not config.data.folder:
-        raise ValueError("data: folder is empty, but the dataset needs a folder; name one.")
+        raise ValueError("data: folder is empty, but the dataset needs a folder, for example runs/data.")
     check_settings(settings)
     sources = find_sources(settings.sources)
     keep_settings(settings, folder)
@@ -165,7 +161,7 @@ def run(config: Config) -> None:
         tqdm(total=len(sources) * settings.clips_per_source, unit="clip", desc="prepare") as bar,
     ):
         bar.update(len(writer))
-        begin = time.monotonic()
+        written = time.monotonic()
         for clip in make_clips(settings, sources, done=writer):
             tensors, sigmas = encoder.tensors(clip)
             writer.append(
@@ -173,6 +169,6 @@ def run(config: Config) -> None:
                 source=clip.source.as_posix(), sigmas=sigmas,
             )  # fmt: skip
             bar.update()
-            if time.monotonic() - begin > MOST_LOST_SECONDS:
+            if time.monotonic() - written > MOST_LOST_SECONDS:
                 writer.close()
-                begin = time.monotonic()
+                written = time.monotonic()

@@ -1,8 +1,8 @@
-"""Scene cuts, found in thumbnails of the frames of a video.
+"""Scene cuts, found in thumbnails of a video's frames.
 
-A cut separates: every one of the frames just before it differs from every one of the frames just after
-it, by much more than frames on either side differ from each other. A flash does not separate, since the
-scene comes back behind it; a fast pan does not stand out from its own speed.
+At a cut, each of the frames just before it differs from each of the frames just after it, by much more than
+frames on one side differ from each other. A flash is no cut, because the scene returns after it; nor is a
+fast pan, because its frames differ just as much before and after.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ import torch
 from torch import Tensor
 
 REACH = 4
-"""Frames looked at on either side. What comes back within three frames is a flash, not a shot."""
+"""Frames compared on either side. A scene that returns within three frames was a flash, not a shot."""
 
-UNREST_REACH = 8
-"""Frames on either side over which the usual change is taken."""
+CHANGE_REACH = 8
+"""Frames on either side that determine the usual change."""
 
-STANDS_OUT = 3.0
-"""How much farther apart the two sides must be than frames within them usually are."""
+CUT_RATIO = 3.0
+"""How many times the usual change the two sides must be apart."""
 
-LEAST = {"pixels": 0.06, "colors": 0.25}
-"""Distances below which nothing is a cut, 0..1 each: sensor noise and changes of exposure."""
+NOISE_FLOOR = {"pixels": 0.06, "colors": 0.25}
+"""Distances, 0..1, up to which a change is sensor noise or exposure."""
 
 COLOR_LEVELS = 8
 """Levels of each channel in the histograms."""
 
 
 def find_cuts(thumbnails: Tensor) -> list[int]:
-    """Return the first frame of every shot but the first.
+    """Return the first frame of every shot after the first.
 
-    Two distances are looked at: of pixels, and of the shares of colors, which a pan hardly changes. So a
-    cut between two fast pans is seen by its colors, one between two shots of like colors by its pixels.
-    Dissolves and fades are not found.
+    Two distances count: between pixels, and between color histograms, which a pan hardly changes.
+    Histograms reveal a cut between two fast pans, pixels one between shots of similar colors. Dissolves
+    and fades are not found.
 
     Parameters
     ----------
@@ -40,40 +40,42 @@ def find_cuts(thumbnails: Tensor) -> list[int]:
     """
     pixels = thumbnails.flatten(1).float() / 255
     features = {"pixels": pixels, "colors": _color_shares(thumbnails)}
-    found = {frame for name, values in features.items() for frame in _separations(values, LEAST[name])}
+    found = {
+        frame for name, values in features.items() for frame in _separations(values, NOISE_FLOOR[name])
+    }
     return sorted(found)
 
 
 def _color_shares(thumbnails: Tensor) -> Tensor:
-    """Return how much of every frame has each level of each channel, ``[F, 24]``.
+    """Return a color histogram of each frame, ``[F, 24]``: the share of each level of each channel.
 
-    Each value is divided between the two nearest levels, so that a slight change of light moves little.
+    Each value counts for its two nearest levels, so that a slight change of light moves little.
     """
     place = thumbnails.flatten(1, 2).float() / 255 * (COLOR_LEVELS - 1)
     levels = torch.arange(COLOR_LEVELS, dtype=place.dtype)
     shares = torch.stack([(1 - (place - level).abs()).clamp_min(0).mean(dim=1) for level in levels], dim=-1)
-    # Shares of one channel add to 1 and differ by at most 2; six of them make the largest distance 1.
+    # The shares of a channel sum to 1 and differ by at most 2; this factor makes the largest distance 1.
     return shares.flatten(1) * (shares[0].numel() / 6)
 
 
-def _separations(values: Tensor, least: float) -> list[int]:
-    """Return where the frames ``[F, D]`` after a place are all far from those before it."""
+def _separations(values: Tensor, floor: float) -> list[int]:
+    """Return the cuts among frames ``[F, D]``: there, all frames after are far from all before."""
     steps = (values[1:] - values[:-1]).abs().mean(dim=1)  # steps[i] leads from frame i to i + 1
     found = []
     for frame in range(1, len(values)):
-        if steps[frame - 1] <= least:
+        if steps[frame - 1] <= floor:
             continue
         before, after = values[max(0, frame - REACH) : frame], values[frame : frame + REACH]
         apart = float((before[:, None] - after[None]).abs().mean(dim=-1).min())
-        unrest = max(
-            _usual(steps[max(0, frame - 1 - UNREST_REACH) : frame - 1]),
-            _usual(steps[frame : frame + UNREST_REACH]),
+        usual = max(
+            _median(steps[max(0, frame - 1 - CHANGE_REACH) : frame - 1]),
+            _median(steps[frame : frame + CHANGE_REACH]),
         )
-        if apart > max(least, STANDS_OUT * unrest):
+        if apart > max(floor, CUT_RATIO * usual):
             found.append(frame)
     return found
 
 
-def _usual(steps: Tensor) -> float:
-    """Return the median change of one side; 0 where there is none."""
+def _median(steps: Tensor) -> float:
+    """Return the median change of one side, 0 if there is none."""
     return float(steps.median()) if len(steps) else 0.0

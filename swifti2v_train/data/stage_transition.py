@@ -1,8 +1,8 @@
 """Stage transition: references as a real Stage I leaves them.
 
-Truth at low resolution is cleaner than anything that a motion model makes. So it is noised to a sigma and
-denoised from there by Stage I itself, in few steps: what comes out has the model's own softness, invented
-texture and flicker, but still the truth's motion (SwiftI2V, section on stage-transition training).
+The truth at low resolution is cleaner than any output of a motion model. So it is noised to a sigma and
+denoised by Stage I itself in a few steps. The result has the model's softness, invented texture and
+flicker, but keeps the truth's motion (SwiftI2V, section on stage-transition training).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def to_frames(video: Tensor) -> Tensor:
 
 
 def transition_sigmas(sigma: float, steps: int) -> Tensor:
-    """Return ``steps + 1`` sigmas from ``sigma`` to 0: the end of the recipe's schedule, begun there."""
+    """Return ``steps + 1`` sigmas from ``sigma`` to 0: the end of the recipe's schedule."""
     return flow_sigmas(even_timesteps(steps), RECIPE_SHIFT, unshift_sigma(sigma, RECIPE_SHIFT))
 
 
@@ -46,26 +46,26 @@ def denoise_again(
     sigma: float,
     steps: int,
 ) -> Tensor:
-    """Return the low-resolution truth as Stage I would have made it.
+    """Noise the low-resolution truth and denoise it with Stage I.
 
     Parameters
     ----------
     network
-        Stage I, a `model.WindowTransformer`.
+        Stage I, a `window_transformer.WindowTransformer`.
     autoencoder
-        Of Stage I.
+        Stage I's.
     motion
         The truth, ``[1, C, T, h, w]``.
     photo
-        What Stage I knows of the photo, see `sampling.generate_motion`.
+        Stage I's condition, see `sampling.generate_motion`.
     text
         ``[1, L, text_dim]``.
     noise
-        As ``motion``.
+        Same shape as ``motion``.
     sigma
-        Noise level to begin at, in (0, 1].
+        Noise level to start from, in (0, 1].
     steps
-        Euler steps from there.
+        Number of Euler steps.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def encode_reference(
     Parameters
     ----------
     autoencoder
-        Of Stage II.
+        Stage II's.
     photo
         ``[1, H, W, 3]``.
     motion

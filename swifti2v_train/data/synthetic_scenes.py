@@ -1,7 +1,7 @@
-"""Clips of photos with known truth: a camera move over a photo, and a piece of another one moving in it.
+"""Clips rendered from photos: a camera move over a photo, and a piece of another photo moving in front.
 
 Every frame is rendered from the photo itself at the size of Stage II, so it is as sharp as the photo
-allows; what Stage I would have seen is the same frame averaged down. Coordinates are those of
+allows; averaged down, it is the truth for Stage I. Coordinates are those of
 `camera.camera_homographies`: y from -1 (top) to 1 (bottom), x from -aspect to aspect.
 """
 
@@ -25,31 +25,31 @@ from swifti2v_core.stage_one.camera import (
 )
 
 KEPT_SHARE = 0.6
-"""How often each kind of movement is part of a scene."""
+"""Probability of each kind of movement in a scene."""
 
 FOREGROUND_SHARE = 0.5
-"""How often something moves in front."""
+"""Probability of a foreground in a scene."""
 
 ROUNDNESS = 3.0
-"""Exponent of the foreground's outline: 2 is an ellipse, more is nearer to a rectangle."""
+"""Exponent of the foreground's outline: 2 is an ellipse, larger values approach a rectangle."""
 
 EASINGS: tuple[Easing, ...] = ("smooth", "linear")
 
 
 @dataclass(frozen=True)
 class Foreground:
-    """A piece of another photo with a soft edge and a motion of its own.
+    """A piece of another photo with a soft edge and its own motion.
 
     Attributes
     ----------
     source, center
-        (x, y): the middle of the piece in the other photo, and where it is at frame 0.
+        (x, y): the piece's center in the other photo, and its place in frame 0.
     radii
         Half its width and height.
     softness
         Width of the edge, relative to the radii.
     move
-        How the piece moves; `CameraMove.pan_x` and `pan_y` move it the other way, as a camera would.
+        Motion of the piece, as of a camera: `CameraMove.pan_x` and `pan_y` move the piece the other way.
     """
 
     source: tuple[float, float]
@@ -66,11 +66,11 @@ class Scene:
     Attributes
     ----------
     zoom, offset
-        Magnification of the photo at frame 0, at least 1, and the point (x, y) of it in the middle.
+        Magnification of the photo at frame 0, at least 1, and the point (x, y) of the photo at its center.
     move
-        The camera's way from there; the foreground is in the scene and moves with it.
+        The camera's move from there; the foreground is part of the scene and moves with it.
     foreground
-        What moves in front, or None.
+        The piece in front, or None.
     """
 
     zoom: float
@@ -89,27 +89,27 @@ def draw_scene(seed: int, aspect: float, detail: float) -> Scene:
     aspect
         Width over height of the frame.
     detail
-        Pixels of the photo per pixel of the frame, in one direction. The view never gets nearer than
-        that, so that the truth is sharp at every frame.
+        Pixels of the photo per pixel of the frame, along one axis. The zoom never exceeds it, so the
+        truth is sharp in every frame.
     """
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     most_zoom = max(1.0, detail)
-    start_zoom = min(most_zoom, chance.uniform(1.1, 1.35))
+    start_zoom = min(most_zoom, rng.uniform(1.1, 1.35))
     slack = 1 - 1 / start_zoom
-    offset = (chance.uniform(-slack, slack) * aspect, chance.uniform(-slack, slack))
-    move = _draw_move(chance, pan=0.12, zoom=1.2, turn=4.0, most_zoom=most_zoom / start_zoom)
+    offset = (rng.uniform(-slack, slack) * aspect, rng.uniform(-slack, slack))
+    move = _draw_move(rng, pan=0.12, zoom=1.2, turn=4.0, most_zoom=most_zoom / start_zoom)
     foreground = None
-    if chance.random() < FOREGROUND_SHARE:
+    if rng.random() < FOREGROUND_SHARE:
         nearest = most_zoom / max(1.0, move.zoom)
-        foreground = _draw_foreground(chance, aspect, nearest)
+        foreground = _draw_foreground(rng, aspect, nearest)
     return Scene(start_zoom, offset, move, foreground)
 
 
-def _draw_move(chance: random.Random, pan: float, zoom: float, turn: float, most_zoom: float) -> CameraMove:
-    """Draw a move; the arguments are the largest amounts, and `most_zoom` is never exceeded."""
+def _draw_move(rng: random.Random, pan: float, zoom: float, turn: float, most_zoom: float) -> CameraMove:
+    """Draw a move; the arguments are the largest amounts, and the zoom never exceeds ``most_zoom``."""
 
     def amount(largest: float) -> float:
-        return chance.uniform(-largest, largest) if chance.random() < KEPT_SHARE else 0.0
+        return rng.uniform(-largest, largest) if rng.random() < KEPT_SHARE else 0.0
 
     return CameraMove(
         pan_x=amount(pan),
@@ -118,34 +118,34 @@ def _draw_move(chance: random.Random, pan: float, zoom: float, turn: float, most
         rotate=amount(turn),
         tilt=amount(turn),
         sway=abs(amount(0.012)),
-        easing=chance.choice(EASINGS),
-        seed=chance.randrange(2**31),
+        easing=rng.choice(EASINGS),
+        seed=rng.randrange(2**31),
     )
 
 
-def _draw_foreground(chance: random.Random, aspect: float, most_zoom: float) -> Foreground:
-    radii = (chance.uniform(0.15, 0.45), chance.uniform(0.15, 0.45))
-    # Inside the other photo, and not all of it outside the frame.
-    source = (chance.uniform(-1, 1) * (aspect - radii[0]), chance.uniform(-1, 1) * (1 - radii[1]))
-    center = (chance.uniform(-0.8, 0.8) * aspect, chance.uniform(-0.8, 0.8))
-    move = _draw_move(chance, pan=0.3, zoom=1.15, turn=12.0, most_zoom=most_zoom)
-    return Foreground(source, center, radii, chance.uniform(0.05, 0.2), move)
+def _draw_foreground(rng: random.Random, aspect: float, most_zoom: float) -> Foreground:
+    radii = (rng.uniform(0.15, 0.45), rng.uniform(0.15, 0.45))
+    # Inside the other photo, and at least partly inside the frame.
+    source = (rng.uniform(-1, 1) * (aspect - radii[0]), rng.uniform(-1, 1) * (1 - radii[1]))
+    center = (rng.uniform(-0.8, 0.8) * aspect, rng.uniform(-0.8, 0.8))
+    move = _draw_move(rng, pan=0.3, zoom=1.15, turn=12.0, most_zoom=most_zoom)
+    return Foreground(source, center, radii, rng.uniform(0.05, 0.2), move)
 
 
 def scene_homographies(frames: int, aspect: float, scene: Scene) -> Tensor:
-    """Return where points of the photo are at every frame, ``[frames, 3, 3]`` float64."""
+    """Return the homographies from the photo to every frame, ``[frames, 3, 3]`` float64."""
     return camera_homographies(frames, aspect, scene.move) @ _place((0, 0), scene.zoom, scene.offset)
 
 
 def foreground_homographies(frames: int, aspect: float, scene: Scene, foreground: Foreground) -> Tensor:
-    """Return where points of the foreground's photo are at every frame, ``[frames, 3, 3]`` float64."""
+    """Return the homographies from the foreground's photo to every frame, ``[frames, 3, 3]`` float64."""
     to_center = _place(foreground.center, 1.0, (0, 0))
     own = camera_homographies(frames, aspect, foreground.move) @ _place((0, 0), 1.0, foreground.source)
     return camera_homographies(frames, aspect, scene.move) @ to_center @ own
 
 
 def _place(center: tuple[float, float], zoom: float, point: tuple[float, float]) -> Tensor:
-    """Return the homography that brings ``point`` to ``center``, magnified."""
+    """Return the homography that moves ``point`` to ``center`` and magnifies around it."""
     (x, y), (to_x, to_y) = point, center
     rows = [[zoom, 0, to_x - zoom * x], [0, zoom, to_y - zoom * y], [0, 0, 1]]
     return torch.tensor(rows, dtype=torch.float64)
@@ -159,16 +159,16 @@ def render_scene(
     Parameters
     ----------
     photo, other
-        ``[1, H, W, 3]`` float, 0..1, any size: the scene, and where the foreground is cut out.
+        ``[1, H, W, 3]`` float, 0..1, any size: the scene, and the photo that the foreground is cut from.
     width, height, frames
         Size of the clip.
     scene
-        What it shows.
+        Content of the clip.
 
     Returns
     -------
     Tensor
-        ``[frames, height, width, 3]`` float32, 0..1. Frame 0 is the photo that a user would give.
+        ``[frames, height, width, 3]`` float32, 0..1. Frame 0 is the photo that a user would start from.
     """
     aspect = width / height
     zooms = _zooms(frames, scene.zoom, scene.move)
@@ -194,9 +194,9 @@ def _zooms(frames: int, start: float, move: CameraMove) -> list[float]:
 
 
 def _covers(homographies: Tensor, width: int, height: int, foreground: Foreground) -> Iterator[Tensor]:
-    """Yield how much of every pixel the foreground covers, ``[height, width]`` in 0..1.
+    """Yield the foreground's coverage of every pixel, ``[height, width]`` in 0..1.
 
-    Computed where the pixel lies on the piece, so that the edge is as sharp at any zoom and size.
+    Computed in the coordinates of the piece, so the edge has the same softness at any zoom and size.
     """
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     pixels = torch.stack((columns, rows, torch.ones_like(rows)), dim=-1).double()
@@ -211,5 +211,5 @@ def _covers(homographies: Tensor, width: int, height: int, foreground: Foregroun
 
 
 def average_down(clip: Tensor, width: int, height: int) -> Tensor:
-    """Return a clip ``[F, H, W, 3]`` at a smaller size; every pixel is the mean of the area it covers."""
+    """Return a clip ``[F, H, W, 3]`` at a smaller size, each pixel the mean of the area it covers."""
     return F.interpolate(clip.movedim(-1, 1), (height, width), mode="area").movedim(1, -1).contiguous()

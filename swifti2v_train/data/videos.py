@@ -1,4 +1,4 @@
-"""Training clips from a folder of videos of any size and rate, never across a scene cut."""
+"""Clips from videos of any size and frame rate, never across a scene cut."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .scene_cuts import find_cuts
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".webm")
 
 THUMBNAIL = 32
-"""Side of the pictures in which cuts are looked for."""
+"""Side in pixels of the thumbnails that are searched for cuts."""
 
 
 def read_frames(path: Path) -> Iterator[Tensor]:
@@ -29,7 +29,7 @@ def read_frames(path: Path) -> Iterator[Tensor]:
     Raises
     ------
     ValueError
-        If the file holds no video.
+        If the file holds no video stream.
     av.error.FFmpegError, OSError
         If it cannot be read.
     """
@@ -40,20 +40,20 @@ def read_frames(path: Path) -> Iterator[Tensor]:
 def clips_of(
     path: Path, starts: Sequence[int], frames: int, fps: float, width: int, height: int
 ) -> Iterator[Tensor]:
-    """Yield clips of a video, one after the other.
+    """Yield clips of a video in order.
 
     Parameters
     ----------
     path
         The video.
     starts
-        Numbers of the clips' first frames at the rate, ascending; no two clips overlap.
+        First frame of each clip, counted at ``fps``, ascending; clips must not overlap.
     frames
-        Length of a clip.
+        Length of a clip in frames.
     fps
-        Rate of the clips. Frames are repeated or skipped to reach it, never blended.
+        Frame rate of the clips. Frames are repeated or skipped to reach it, never blended.
     width, height
-        Size of the clips; what hangs over is cut, centered.
+        Size of the clips; frames are cropped around the center to fit.
 
     Yields
     ------
@@ -79,13 +79,13 @@ def clips_of(
 
 
 def clip_starts(thumbnails: Tensor, frames: int) -> list[int]:
-    """Return where clips of a length start that lie side by side within the shots."""
+    """Return the starts of consecutive clips that each lie within one shot."""
     bounds = [0, *find_cuts(thumbnails), len(thumbnails)]
     return [start for first, end in pairwise(bounds) for start in range(first, end - frames + 1, frames)]
 
 
 def thumbnails_of(path: Path, fps: float) -> Tensor:
-    """Return all frames of a video at a rate, tiny and out of proportion, ``[F, 32, 32, 3]`` uint8.
+    """Return all frames of a video at a frame rate, squeezed to ``[F, 32, 32, 3]`` uint8.
 
     Raises
     ------
@@ -95,14 +95,14 @@ def thumbnails_of(path: Path, fps: float) -> Tensor:
     size: dict[str, Any] = {"width": THUMBNAIL, "height": THUMBNAIL, "interpolation": "AREA"}
     small = [frame.to_ndarray(format="rgb24", **size) for frame in _at_rate(path, fps)]
     if not small:
-        raise ValueError(f"{path.name} holds no frame that can be read.")
+        raise ValueError(f"{path.name} holds no readable frame.")
     return torch.from_numpy(np.stack(small))
 
 
 def _decode(path: Path) -> Iterator[av.VideoFrame]:
     with av.open(str(path)) as container:
         if not container.streams.video:
-            raise ValueError(f"{path} holds no video, but a clip must have a video stream.")
+            raise ValueError(f"{path} holds no video stream.")
         for frame in container.decode(video=0):
             if frame.is_corrupt:
                 raise ValueError(f"{path} is damaged at frame time {frame.time}.")
@@ -110,13 +110,13 @@ def _decode(path: Path) -> Iterator[av.VideoFrame]:
 
 
 def _at_rate(path: Path, fps: float) -> Iterator[av.VideoFrame]:
-    """Yield for every moment of a rate the frame that is on the screen then."""
+    """Yield the frame on the screen at every tick of a frame rate."""
     step, due = 1 / Fraction(fps).limit_denominator(1001), Fraction(0)
     shown: av.VideoFrame | None = None
     start = begin = end = Fraction(0)
     for frame in _decode(path):
         if frame.pts is None or frame.time_base is None:
-            raise ValueError(f"{path} has frames without a time.")
+            raise ValueError(f"{path} has frames without a timestamp.")
         time = frame.pts * frame.time_base
         if shown is None:
             start = time
@@ -125,12 +125,12 @@ def _at_rate(path: Path, fps: float) -> Iterator[av.VideoFrame]:
             yield shown
             due += step
         shown = frame
-    end = max(end + (end - begin), step)  # the last frame stays as long as the one before it
+    end = max(end + (end - begin), step)  # the last frame lasts as long as the one before it
     while shown is not None and due < end:
         yield shown
         due += step
 
 
 def _upright(frame: av.VideoFrame, pixels: str) -> np.ndarray[Any, Any]:
-    """Return a frame's pixels, turned as its file says; telephones write upright videos lying."""
+    """Return a frame's pixels, rotated as its file says: phones store upright videos sideways."""
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format=pixels), frame.rotation // 90))

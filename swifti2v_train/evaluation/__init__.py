@@ -1,0 +1,1 @@
+"""Measuring Stage II on clips with known truth: metrics, tables and contact sheets."""

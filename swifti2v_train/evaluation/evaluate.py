@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,14 +36,14 @@ from .figures import CEILING, PLAIN, REFERENCE, Row, comparison_table, figures, 
 logger = logging.getLogger("SwiftI2V")
 
 STEPS = (1, 2, 4)
-"""Sampling steps that are put side by side."""
+"""Numbers of sampling steps to compare."""
 
 SCENES = 1 << 40
-"""Added to the seed, so that scenes are not those of the training."""
+"""Added to the seed, so that no scene is one of the training's."""
 
 
-class Task(NamedTuple):
-    """What is given and what is wanted: frames ``[F, H, W, 3]``, latents ``[1, 48, T, h, w]``."""
+class Example(NamedTuple):
+    """Input and target of a clip: frames ``[F, H, W, 3]``, latents ``[1, 48, T, h, w]``."""
 
     motion: Tensor
     truth: Tensor
@@ -58,27 +57,27 @@ class Evaluation:
     Parameters
     ----------
     settings
-        Sizes and autoencoders, as the training data was prepared with.
+        Sizes and autoencoders of the training data.
     network
         Stage II.
     stage_two
-        How windows are cut.
+        Segments, context and shift of the weights.
     seed
-        Of the noise.
+        Seed of the noise.
     """
 
     def __init__(
         self, settings: Prepare, network: WindowTransformer, stage_two: StageTwo, seed: int
     ) -> None:
-        self.encoder = Encoder(replace(settings, stage_one=""))
+        self.encoder = Encoder(settings.model_copy(update={"stage_one": ""}))
         self.network = network.requires_grad_(False).to(self.encoder.device).train(False)
         if stage_two.context == "read-only":
-            self.network.read_context_only()
+            self.network.use_read_only_context()
         self.stage_two, self.seed = stage_two, seed
 
     @torch.no_grad()
-    def task(self, clip: Truth) -> Task:
-        """Return a clip's task; the motion went through Stage I's autoencoder, as a motion model's does."""
+    def example(self, clip: Truth) -> Example:
+        """Return input and target of a clip; Stage I's autoencoder codes the motion, as in inference."""
         encoder, settings = self.encoder, self.encoder.settings
         truth = clip.frames.to(encoder.device)
         clean = average_down(truth, settings.motion_width, settings.motion_height)
@@ -88,27 +87,27 @@ class Evaluation:
             encoder.autoencoder, truth[:1], motion, settings.width, settings.height
         )
         true_latents = encode_clip(encoder.autoencoder, to_video(truth), to_video(truth[:1]))
-        return Task(motion, truth, reference, true_latents)
+        return Example(motion, truth, reference, true_latents)
 
     @torch.no_grad()
-    def variants(self, task: Task) -> Iterator[tuple[str, Row, Tensor]]:
-        """Yield the name, the figures and the frames of the yardsticks and of Stage II's rollouts."""
+    def variants(self, example: Example) -> Iterator[tuple[str, Row, Tensor]]:
+        """Yield name, figures and frames of each baseline and of Stage II at each number of steps."""
         settings, decode = self.encoder.settings, self.encoder.autoencoder.decode
-        plain = resize(task.motion, settings.width, settings.height)
-        yield PLAIN, figures(plain, task.truth), plain
+        plain = resize(example.motion, settings.width, settings.height)
+        yield PLAIN, figures(plain, example.truth), plain
         segments = plan_segments(
-            task.reference.shape[2], self.stage_two.segment_frames, self.stage_two.neighbors
+            example.reference.shape[2], self.stage_two.segment_frames, self.stage_two.neighbors
         )
-        if self.stage_two.anchor_dropout == 1:  # weights that have never seen an anchor
+        if self.stage_two.anchor_dropout == 1:  # the weights were trained without anchors
             segments = [without_anchor(segment) for segment in segments]
-        for name, latents, seconds in self._latents(task, segments):
+        for name, latents, seconds in self._latents(example, segments):
             frames = to_frames(decode(latents))
-            gap = gap_figures(latents, task.reference, task.true_latents, segments)
-            yield name, {**figures(frames, task.truth, seconds), **gap}, frames
+            gap = gap_figures(latents, example.reference, example.true_latents, segments)
+            yield name, {**figures(frames, example.truth, seconds), **gap}, frames
 
-    def _latents(self, task: Task, segments: list[Segment]) -> Iterator[tuple[str, Tensor, float]]:
-        reference = task.reference
-        yield CEILING, task.true_latents, math.nan
+    def _latents(self, example: Example, segments: list[Segment]) -> Iterator[tuple[str, Tensor, float]]:
+        reference = example.reference
+        yield CEILING, example.true_latents, math.nan
         yield REFERENCE, reference, math.nan
         noise = torch.randn(reference.shape, generator=generator(self.seed, "noise")).to(reference)
         text = reference.new_zeros(1, EMPTY_TEXT_TOKENS, self.network.config.text_dim)
@@ -122,31 +121,31 @@ class Evaluation:
 
 
 def run(config: Config) -> list[Row]:
-    """Measure Stage II weights on clips of held-out photos and videos, and write tables and sheets.
+    """Measure Stage II weights on held-out photos and videos, and write tables and contact sheets.
 
     Parameters
     ----------
     config
-        ``evaluate`` says what, ``prepare`` at which size and with which autoencoders, ``stage2`` how
-        windows are cut.
+        ``evaluate`` names weights and sources, ``prepare`` sizes and autoencoders, ``stage2`` the segments.
 
     Returns
     -------
     list of dict
-        The figures, see `evidence.Row`; ``figures.json``, ``table.md`` and one contact sheet a clip are
-        written to ``evaluate.output``.
+        The figures, see `figures.Row`. ``evaluate.output`` receives ``figures.json``, ``table.md`` and one
+        contact sheet per clip.
 
     Raises
     ------
     ValueError
-        If a setting does not fit.
+        If a setting is invalid.
     """
     wanted, folder = config.evaluate, Path(config.evaluate.output)
     if not wanted.output:
-        raise ValueError("evaluate: output is empty, but the tables need a folder; name one.")
-    settings = replace(
-        config.prepare, sources=wanted.sources, seed=wanted.seed + SCENES, device=wanted.device
-    )
+        raise ValueError(
+            "evaluate: output is empty, but the tables need a folder, for example runs/evaluation."
+        )
+    changes = {"sources": wanted.sources, "seed": wanted.seed + SCENES, "device": wanted.device}
+    settings = config.prepare.model_copy(update=changes)
     check_settings(settings)
     sources = find_sources(settings.sources)
     network = network_from(load_native(wanted.stage_two))
@@ -155,8 +154,8 @@ def run(config: Config) -> list[Row]:
     rows: list[Row] = []
     clips = make_clips(settings, sources)
     for clip in tqdm(clips, total=len(sources) * settings.clips_per_source, unit="clip", desc="evaluate"):
-        found, strips = _measure(evaluation, clip)
-        rows += found
+        measured, strips = _measure(evaluation, clip)
+        rows += measured
         save_sheet(strips, folder / f"{clip.name}.jpg")
     (folder / "figures.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     tables = f"{quality_table(rows)}\n\n{comparison_table(rows)}\n"
@@ -166,11 +165,11 @@ def run(config: Config) -> list[Row]:
 
 
 def _measure(evaluation: Evaluation, clip: Truth) -> tuple[list[Row], list[Image.Image]]:
-    task = evaluation.task(clip)
+    example = evaluation.example(clip)
     rows: list[Row] = []
-    strips = [strip("truth", task.truth)]
-    for name, found, frames in evaluation.variants(task):
-        facts: dict[str, Any] = {"frames": len(task.truth), "clip": clip.name, "variant": name}
+    strips = [strip("truth", example.truth)]
+    for name, found, frames in evaluation.variants(example):
+        facts: dict[str, Any] = {"frames": len(example.truth), "clip": clip.name, "variant": name}
         rows.append({**facts, "seed": evaluation.seed, **found})
         strips.append(strip(f"{name}, {found['PSNR']:.2f} dB", frames))
     return rows, strips

@@ -1,9 +1,9 @@
-"""Quality of a clip in figures, without weights: fidelity, sharpening, lattice, pulse, seams, motion.
+"""Quality metrics without learned weights: fidelity, sharpening, lattice, pulse, seams, motion.
 
-The clip passes by once, frame by frame, so that a 2K clip never exists whole: `measure_clip` keeps
-a few numbers per frame, and everything else is computed from those. What the figures look for was
-seen in the clips the authors of SwiftI2V published: they grow sharper from latent frame to latent
-frame, by a fine mesh with a period of four pixels.
+A clip is read once, frame by frame, so a 2K clip is never in memory as a whole: `measure_clip` keeps a few
+numbers per frame, and every metric is computed from those. They detect the flaws of the clips that
+SwiftI2V's authors published, which grow sharper from latent frame to latent frame through a fine mesh with
+a period of four pixels.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ SSIM_WINDOW = 11
 """Side of the Gaussian window in pixels (sigma 1.5), as in Wang et al. 2004."""
 
 TILE = 64
-"""Side in pixels of the tiles whose spectra are averaged; the least size of a frame."""
+"""Side in pixels of the tiles whose spectra are averaged; the smallest valid frame."""
 
 LATTICE = ((0, 1), (0, 2), (1, 0), (2, 0), (1, 1), (1, -1), (1, 2), (2, 1), (2, 2))
 """Where a pattern of period 4 has its energy, (y, x) in quarters of a cycle per pixel."""
 
 NEIGHBORHOOD = (3, 4, 5, 6)
-"""Distance from a peak in bins of 1/64 cycle per pixel; the Hann window blurs a peak over +-1."""
+"""Distances from a peak in bins of 1/64 cycle per pixel; the Hann window blurs a peak over +-1."""
 
 ROUNDING = 1 / 12 / 255**2
-"""Variance that rounding to 8 bits adds to every pixel; differences below it say nothing."""
+"""Variance that rounding to 8 bits adds to every pixel; smaller differences are meaningless."""
 
 SHARPNESS_FLOOR = 1e-6
 """Below the sharpness of a 2K frame in which a single pixel is one 8-bit level off."""
 
 PULSE_FLOOR = 0.25 / 255
-"""Luma changes below a quarter of an 8-bit level fade out: unseen, and x264 alone makes 0.15."""
+"""Luma changes below a quarter of an 8-bit level are damped: invisible, and x264 alone makes 0.15."""
 
 MOTION_ROWS = 180
-"""Height to which frames are averaged down before motion is measured."""
+"""Height in pixels to which frames are averaged down before motion is measured."""
 
 
 class Fidelity(NamedTuple):
-    """Likeness of a frame to the truth.
+    """Similarity of a frame to the truth.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Fidelity(NamedTuple):
 
 @dataclass(frozen=True)
 class ClipStatistics:
-    """What is kept of a clip of F frames: a few numbers per frame, float64 on the CPU.
+    """The numbers kept of a clip of F frames, float64 on the CPU.
 
     Attributes
     ----------
@@ -77,10 +77,10 @@ class ClipStatistics:
     lattice
         ``[F, 9]``, see `lattice_ratios`.
     change_energy
-        ``[F]``, mean square of the luma change since the frame before; NaN at frame 0.
+        ``[F]``, mean squared luma change from the previous frame; NaN at frame 0.
     motion
-        ``[F]``, mean absolute luma change since the frame before at 180 rows, 0..1; NaN at frame 0.
-        The light blur of averaging down hides noise and makes sizes comparable.
+        ``[F]``, mean absolute luma change from the previous frame at 180 rows, 0..1; NaN at frame 0.
+        Averaging down suppresses noise and makes sizes comparable.
     psnr, ssim
         ``[F]``, see `Fidelity`; None without a truth.
     """
@@ -103,9 +103,9 @@ def measure_clip(
     ----------
     frames
         Frames ``[H, W, 3]`` float, 0..1, at least 64x64 and all of one size: a whole clip
-        ``[F, H, W, 3]`` or an iterator, of which two frames are held at a time.
+        ``[F, H, W, 3]``, or an iterator, of which two frames are in memory at a time.
     truth
-        As many frames of the same size, to compare with.
+        As many frames of the same size to compare with.
     report
         Called after every frame.
 
@@ -116,21 +116,21 @@ def measure_clip(
     """
     each: list[Tensor] = []
     changes: list[tuple[float, float]] = []
-    likeness: list[Fidelity] = []
+    similarity: list[Fidelity] = []
     before: Tensor | None = None
     for frame, wanted in _pairs(frames, truth):
         luma = _luma(frame)
         each.append(torch.cat((luma.mean()[None], _sharpness(luma)[None], lattice_ratios(luma))))
         changes.append(_change(before, luma))
         if wanted is not None:
-            likeness.append(fidelity(frame, wanted))
+            similarity.append(fidelity(frame, wanted))
         before = luma
         report(len(each))
     if not each:
         raise ValueError("The clip has no frames, but at least 1 is needed.")
     mean, sharp, *lattice = torch.stack(each).double().cpu().unbind(dim=1)
     energy, motion = torch.tensor(changes, dtype=torch.float64).unbind(dim=1)
-    compared = torch.tensor(likeness, dtype=torch.float64).unbind(dim=1) if likeness else ()
+    compared = torch.tensor(similarity, dtype=torch.float64).unbind(dim=1) if similarity else ()
     return ClipStatistics(mean, sharp, torch.stack(lattice, dim=1), energy, motion, *compared)
 
 
@@ -148,7 +148,7 @@ def _pairs(
         if frame is None or wanted is None:
             ended = "clip" if frame is None else "truth"
             raise ValueError(
-                f"The {ended} ends after {count} frames, but clip and truth must be equally long; "
+                f"The {ended} ends after {count} frames, but clip and truth must have the same length; "
                 f"cut the other one to {count} frames."
             )
         size = _check_frame(frame, size)
@@ -157,7 +157,7 @@ def _pairs(
 
 
 def _check_frame(frame: Tensor, size: torch.Size | None) -> torch.Size:
-    """Check one frame, also against the size of those before; return its size."""
+    """Check one frame and that it has the size of earlier ones; return its size."""
     if frame.ndim != 3 or frame.shape[-1] != 3 or not frame.is_floating_point():
         raise ValueError(
             f"A frame is {frame.dtype} of shape {list(frame.shape)}, but it must be float of shape "
@@ -207,12 +207,12 @@ def _sharpness(luma: Tensor) -> Tensor:
 
 
 def lattice_ratios(luma: Tensor) -> Tensor:
-    """Return how far the spectrum stands out at the frequencies of a 4-pixel lattice.
+    """Return the prominence of the spectrum at the frequencies of a 4-pixel lattice.
 
-    Power is averaged over tiles of 64x64 pixels under a Hann window, so a lattice counts wherever it
-    lies and whatever its phase. At each frequency of `LATTICE` it is divided by the geometric mean
-    of the power 3 to 6 bins nearer to and farther from frequency 0 in the same direction: fine
-    texture that falls off evenly has no peak, nor has the ridge that upright and level edges make.
+    Power is averaged over tiles of 64x64 pixels under a Hann window, so neither place nor phase of a
+    lattice matters. At each frequency of `LATTICE` it is divided by the geometric mean of the power 3 to 6
+    bins below and above it in the same direction. Fine texture, whose spectrum falls off evenly, has no
+    peak, nor has the ridge of vertical and horizontal edges.
 
     Parameters
     ----------
@@ -222,8 +222,8 @@ def lattice_ratios(luma: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        ``[9]``, in the order of `LATTICE`; a ratio of powers, 1 where nothing stands out. Patterns
-        weaker than the rounding to 8 bits count as nothing.
+        ``[9]``, in the order of `LATTICE`; ratios of power, 1 without a peak. Patterns weaker than the
+        rounding to 8 bits are ignored.
     """
     tiles = luma.unfold(0, TILE, TILE).unfold(1, TILE, TILE).flatten(0, 1)
     hann = torch.hann_window(TILE, device=luma.device)
@@ -239,7 +239,7 @@ def lattice_ratios(luma: Tensor) -> Tensor:
 
 
 def _change(before: Tensor | None, luma: Tensor) -> tuple[float, float]:
-    """Return change energy and motion between the luma of two frames; NaN if there is only one."""
+    """Return change energy and motion between the luma of two frames; NaN without an earlier frame."""
     if before is None:
         return math.nan, math.nan
     difference = luma - before
@@ -260,7 +260,7 @@ def latent_means(values: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        ``[T, ...]``: frame 0 alone, then the mean of every four frames; the last group may be short.
+        ``[T, ...]``: frame 0 alone, then the mean of every four frames; the last group may be shorter.
     """
     starts = range(1, len(values), FRAMES_PER_LATENT)
     later = [values[start : start + FRAMES_PER_LATENT].mean(dim=0) for start in starts]
@@ -277,10 +277,10 @@ def laplacian_ratio(statistics: ClipStatistics) -> Tensor:
 
 
 def laplacian_slope(statistics: ClipStatistics) -> float:
-    """Return how fast the generated latent frames grow sharper, per latent frame.
+    """Return how fast the generated frames grow sharper, per latent frame.
 
-    The least-squares slope of `laplacian_ratio` without frame 0: the photo starts no trend, and the
-    step from it to the first generated frame is not drift. NaN with fewer than two such frames.
+    The least-squares slope of `laplacian_ratio` without frame 0, because the step from the photo to the
+    first generated frame is not drift. NaN with fewer than two generated latent frames.
     """
     return slope(laplacian_ratio(statistics)[1:])
 
@@ -293,36 +293,35 @@ def slope(values: Tensor) -> float:
 
 
 def lattice_peak(statistics: ClipStatistics) -> Tensor:
-    """Return how far the strongest 4-pixel pattern of each latent frame stands out, ``[T]``.
+    """Return the prominence of the strongest 4-pixel pattern of each latent frame, ``[T]``.
 
-    A ratio of powers, see `lattice_ratios`; about 1 without a pattern, more by chance in frames of
-    few 64x64 tiles. A photo may bring a peak of its own, and so may patterns of 6 or 8 pixels with
-    sharp edges, whose harmonics lie here: what counts is growth over time.
+    A ratio of power, see `lattice_ratios`; about 1 without a pattern, more by chance in frames of few 64x64
+    tiles. A photo may have a peak itself, as may sharp patterns of 6 or 8 pixels, whose harmonics lie
+    here: growth over time is what counts.
     """
     return latent_means(statistics.lattice).amax(dim=1)
 
 
 def luma_pulse(statistics: ClipStatistics, lag: int, segment_frames: int = 3) -> float:
-    """Return how regularly the brightness of a clip jumps.
+    """Return how regularly the brightness of a clip jumps: an autocorrelation.
 
     Parameters
     ----------
     statistics
-        Of the clip.
+        The clip's.
     lag
         Period in frames, at least 1: ``4 * segment_frames`` for a pulse per segment, 4 for one per
         latent frame.
     segment_frames
-        M, latent frames per segment. The trend, a moving mean over a segment, is taken off first.
+        M, latent frames per segment. The trend, a moving mean over a segment, is removed first.
 
     Returns
     -------
     float
-        Autocorrelation of the change of mean luma per frame, -1..1: near 1 if the same change comes
-        back every ``lag`` frames, near -1 if it comes back with the opposite sign, near 0 if changes
-        are unrelated or far below `PULSE_FLOOR`. A pulse per latent frame comes back at every
-        multiple of 4, so a pulse per segment is one that lag 4 does not show. NaN for clips with less
-        than two periods of changes.
+        Autocorrelation of the change of mean luma per frame, -1..1: near 1 if the same change recurs every
+        ``lag`` frames, near -1 if it recurs with the opposite sign, near 0 if changes are unrelated or far
+        below `PULSE_FLOOR`. A pulse per latent frame recurs at every multiple of 4, so a pulse per segment
+        is one that lag 4 does not show. NaN for clips with fewer than two periods of changes.
 
     Raises
     ------
@@ -343,7 +342,7 @@ def luma_pulse(statistics: ClipStatistics, lag: int, segment_frames: int = 3) ->
 
 
 def segment_starts(frames: int, segment_frames: int = 3) -> list[int]:
-    """Return the first frame of every segment but the first, in a clip of ``frames`` frames."""
+    """Return the first frame of every segment after the first in a clip of ``frames`` frames."""
     latent_frames = len(latent_means(torch.zeros(frames)))
     if latent_frames < 2:
         return []
@@ -354,22 +353,22 @@ def segment_starts(frames: int, segment_frames: int = 3) -> list[int]:
 def seam_energy(statistics: ClipStatistics, segment_frames: int = 3) -> float:
     """Return how much more a clip changes where segments meet than elsewhere.
 
-    Every boundary is compared with as many frames before as after it, half a segment each or up to
-    the end of the clip, so that a motion that gains or loses speed makes no seam. The step from the
-    photo to the first generated frame is on neither side.
+    Every boundary is compared with equally many frames before and after it, half a segment each or up to
+    the end of the clip, so a motion that speeds up or slows down makes no seam. The step from the photo to
+    the first generated frame is left out.
 
     Parameters
     ----------
     statistics
-        Of the clip.
+        The clip's.
     segment_frames
-        M, latent frames per segment, see `plan.plan_segments`.
+        M, latent frames per segment, see `segments.plan_segments`.
 
     Returns
     -------
     float
-        Ratio of the mean squared luma change at boundaries to that elsewhere: 1 without seams; also
-        1 where nothing changes but by rounding to 8 bits. NaN for a clip of one segment.
+        Ratio of the mean squared luma change at boundaries to that elsewhere: 1 without seams, also if
+        nothing changes beyond rounding to 8 bits. NaN for a clip of one segment.
     """
     energy, count = statistics.change_energy, len(statistics.change_energy)
     at_seams, elsewhere = [], []

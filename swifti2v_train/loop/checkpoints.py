@@ -1,4 +1,4 @@
-"""Checkpoints: folders that are there as a whole or not at all, by accelerate, and the averaged weights."""
+"""Checkpoints by accelerate plus the averaged weights, written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def trainable(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield name and value of the parameters that are trained."""
+    """Yield name and value of every trained parameter."""
     return ((name, value) for name, value in network.named_parameters() if value.requires_grad)
 
 
 class Checkpoints:
     """Writes and reads the state of a run.
 
-    Accelerate keeps weights, optimizer and random states; of a LoRA only what is trained. The averaged
-    weights are kept apart, whole even when every process holds a part of them: they are what is exported.
+    Accelerate saves trained weights, optimizer and random states. The averaged weights, which are exported,
+    are a separate file, complete even if FSDP shards them.
 
     Parameters
     ----------
     run
-        Folder of the run.
+        Output folder of the run.
     accelerator
-        Has prepared ``model``.
+        The accelerator that prepared ``model``.
     model
-        As it was prepared.
+        The prepared model.
     averages
-        Of the trained parameters of ``model``.
+        Averages of the trained parameters of ``model``.
     keep
-        How many checkpoints stay.
+        How many checkpoints are kept.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class Checkpoints:
         weights[0] = {name: value.detach() for name, value in trainable(self.network)}
 
     def _load_trainable(self, models: list[Any], folder: str) -> None:
-        models.clear()  # accelerate need not load it again
+        models.clear()  # keep accelerate from loading it itself
         weights = load_file(Path(folder) / MODEL)
         with torch.no_grad():
             for name, value in trainable(self.network):
                 value.copy_(weights[name])
 
     def save(self, step: int) -> Path:
-        """Write the checkpoint of a step and remove the oldest beyond ``keep``; called by all processes."""
+        """Write a step's checkpoint and remove the oldest beyond ``keep``; all processes must call it."""
         target = self.run / f"checkpoint-{step:08}"
         part = target.with_suffix(".part")
         self._write(part, step)
@@ -99,18 +99,18 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
 
     def load(self, folder: Path) -> int:
-        """Go back to a checkpoint and return its step."""
+        """Restore a checkpoint and return its step."""
         self.accelerator.load_state(str(folder))
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         whole = load_file(folder / AVERAGES)
         names = [name for name, _ in trainable(self.network)]
         for name, shadow in zip(names, self.averages.shadow_params, strict=True):
-            fill_shared(shadow, whole[name])
+            fill_sharded(shadow, whole[name])
         self.averages.optimization_step = state["averaged_steps"]
         return int(state["step"])
 
     def rehearse(self) -> None:
-        """Write a checkpoint, read it and remove it: nothing changes, but an error shows now."""
+        """Write, read and remove a checkpoint: nothing changes, but errors surface now."""
         folder = self.run / "rehearsal.part"
         self._write(folder, 0)
         self.load(folder)
@@ -120,13 +120,13 @@ class Checkpoints:
 
 
 def whole_tensor(value: Tensor) -> Tensor:
-    """Return a parameter as a whole on the CPU; every process must ask."""
+    """Gather a parameter that FSDP may shard on the CPU; all processes must call it."""
     whole: Tensor = value.full_tensor() if isinstance(value, DTensor) else value
     return whole.detach().cpu().contiguous()
 
 
-def fill_shared(shadow: Tensor, whole: Tensor) -> None:
-    """Put a whole value into a parameter of which every process may hold a part."""
+def fill_sharded(shadow: Tensor, whole: Tensor) -> None:
+    """Copy a whole value into a tensor that FSDP may shard."""
     if isinstance(shadow, DTensor):
         whole = distribute_tensor(whole.to(shadow.device), shadow.device_mesh, shadow.placements)
     shadow.copy_(whole)

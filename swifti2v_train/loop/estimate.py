@@ -1,9 +1,9 @@
-"""What a training will need, told before it starts: memory of a process and time of the run.
+"""Estimate of a training before it starts: memory per process and time of the run.
 
 Weights, gradients, AdamW's two moments and the averages are counted from the network's shape. Activations
-are tokens times bytes per token; the bytes were measured as what PyTorch keeps for the backward of a block.
-Time is floating-point operations over a speed that is assumed. Not counted: the autoencoder that draws
-contact sheets, the CUDA context (about 1 GiB), the allocator's waste.
+are tokens times bytes per token, measured as the tensors that PyTorch saves for a block's backward pass.
+Time is floating-point operations divided by an assumed speed. Not counted: the autoencoder that draws
+contact sheets, the CUDA context (about 1 GiB), fragmentation in the allocator.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ GPU_TERAFLOPS, CPU_TERAFLOPS = 400.0, 0.05
 """Assumed speeds: about what the 5B forward reaches on one H200 in bf16, and two CPU cores in fp32."""
 
 BLOCK_BYTES = {4: (121, 8), 2: (101, 4)}
-"""By bytes of a number in the forward: bytes a block keeps per token, per unit of dim and of ffn_dim."""
+"""By bytes per activation: bytes that a block saves per token, per unit of dim and of ffn_dim."""
 
 TIME_FREQUENCIES = 256
 
 OUTER_BYTES = 33, 3600
-"""Bytes kept outside the blocks per token, per unit of dim and in any case."""
+"""Bytes saved outside the blocks per token: per unit of dim, and independent of dim."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one process needs, in bytes, and the run's time.
+    """Memory of one process in bytes, and the run's time.
 
     Attributes
     ----------
     parameters, trained
-        How many there are in all, and of these trained.
+        Number of all parameters, and of the trained ones.
     states
-        Weights, gradients, optimizer and averages.
+        Bytes of weights, gradients, optimizer and averages.
     activations
-        Kept for one backward.
+        Bytes saved for one backward pass.
     tokens
-        Of one forward.
+        Tokens of one forward pass.
     flops
-        Of one step, all processes together.
+        Floating-point operations of one step, all processes together.
     seconds
-        Of the run.
+        Time of the run.
     teraflops
-        Assumed speed of a process.
+        Assumed TFLOP/s of a process.
     """
 
     parameters: int
@@ -69,8 +69,8 @@ class Estimate:
             f"Estimate: {self.parameters / 1e6:.1f} M parameters ({self.trained / 1e6:.1f} M trained), "
             f"{states + activations:.2f} GiB per process ({states:.2f} weights, gradients, optimizer and "
             f"averages; {activations:.2f} activations of {self.tokens} tokens).\n"
-            f"Estimate: {self.flops / 1e12:.2f} TFLOP a step, {self.seconds / 3600:.2f} hours if a process "
-            f"computes {self.teraflops:g} TFLOP/s."
+            f"Estimate: {self.flops / 1e12:.2f} TFLOP a step, {self.seconds / 3600:.2f} hours at "
+            f"{self.teraflops:g} TFLOP/s per process."
         )
 
 
@@ -80,7 +80,7 @@ def estimate_training(
     tokens: int,
     processes: int = 1,
     *,
-    shared: bool = False,
+    sharded: bool = False,
     teraflops: float | None = None,
 ) -> Estimate:
     """Estimate a training of either stage.
@@ -88,15 +88,15 @@ def estimate_training(
     Parameters
     ----------
     settings, shape
-        What is trained.
+        The training and its network.
     tokens
-        Of a sample.
+        Tokens of a sample.
     processes
-        How many processes train together.
-    shared
-        Whether FSDP shares states out among them.
+        Number of processes.
+    sharded
+        Whether FSDP shards weights, gradients, optimizer and averages among them.
     teraflops
-        Speed of a process; None: an assumed one, by whether there is a GPU.
+        TFLOP/s of a process; None assumes `GPU_TERAFLOPS` or `CPU_TERAFLOPS`.
     """
     with torch.device("meta"):
         network = empty_network(shape)
@@ -110,7 +110,7 @@ def estimate_training(
     return Estimate(
         parameters=sum(value.numel() for value in network.parameters()),
         trained=trained,
-        states=states // processes if shared else states,
+        states=states // processes if sharded else states,
         activations=activation_bytes(settings, shape, settings.micro_batch * tokens),
         tokens=settings.micro_batch * tokens,
         flops=flops,
@@ -120,7 +120,7 @@ def estimate_training(
 
 
 def window_tokens(settings: StageTwo, latent_frames: int, height: int, width: int) -> int:
-    """Return the tokens of the longest window of clips of a length and pixel size."""
+    """Return the tokens of the longest window in clips of the given length and size in pixels."""
     frames = min(latent_frames, 1 + settings.neighbors + settings.segment_frames)
     return frames * tokens_per_latent_frame(height, width)
 
@@ -132,7 +132,7 @@ def motion_tokens(motion: Tensor) -> int:
 
 
 def activation_bytes(settings: Diffusion, shape: Shape, tokens: int) -> int:
-    """Return what is kept for one backward."""
+    """Return the bytes saved for one backward pass."""
     element = 4 if settings.precision == "no" else 2
     per_dim, per_ffn = BLOCK_BYTES[element]
     block = tokens * (per_dim * shape.dim + per_ffn * shape.ffn_dim)
@@ -143,7 +143,7 @@ def activation_bytes(settings: Diffusion, shape: Shape, tokens: int) -> int:
 
 
 def forward_flops(shape: Shape, tokens: int, text_tokens: int = EMPTY_TEXT_TOKENS) -> float:
-    """Return the floating-point operations of a sample's forward; a multiply-add is two."""
+    """Return the floating-point operations of one sample's forward pass; a multiply-add counts as two."""
     dim = shape.dim
     linear = 2 * tokens * (6 * dim**2 + 2 * dim * shape.ffn_dim) + 2 * text_tokens * 2 * dim**2
     attention = 4 * tokens * (tokens + text_tokens) * dim
@@ -154,7 +154,7 @@ def forward_flops(shape: Shape, tokens: int, text_tokens: int = EMPTY_TEXT_TOKEN
 
 
 def forwards_per_step(settings: Diffusion) -> float:
-    """Return what a sample costs in forwards: the backward is two, and rollouts come on top."""
+    """Return the cost of a sample in forward passes: a backward pass counts as two, rollouts are added."""
     cost = 4.0 if settings.gradient_checkpointing else 3.0
     if isinstance(settings, StageTwo):
         cost += settings.rollout_share * settings.rollout_segments * settings.rollout_steps

@@ -1,8 +1,8 @@
-"""The training loop; what is special about a stage is in its task.
+"""The training loop; a task holds what is specific to a stage.
 
-Accelerate does precision, accumulation, several processes, FSDP and the state; diffusers the averaging. A
-sample depends on the seed, the step and its number in the batch alone, so a run gives the same weights with
-any number of processes, and a resumed run goes on as if it had not stopped.
+Accelerate handles precision, accumulation, processes, FSDP and state, diffusers the averaging. A sample
+depends only on the seed, the step and its number in the batch, so a run gives the same weights with any
+number of processes, and a resumed run the same as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,45 +28,45 @@ from .checkpoints import Checkpoints, newest_checkpoint, trainable
 logger = logging.getLogger("SwiftI2V")
 
 MAY_CHANGE = ("steps", "checkpoint_steps", "keep_checkpoints", "sheet_steps", "stop_after_minutes")
-"""Settings that a resumed run may have changed."""
+"""Settings that may change when a run is resumed."""
 
 Draw = Callable[[Sequence[Tensor]], Tensor]
-"""Turns rows of latents into a picture ``[H, W, 3]`` of 0..1."""
+"""Turns rows of latents into a contact sheet ``[H, W, 3]`` in 0..1."""
 
 
 def process_state() -> PartialState:
-    """Return which process of how many this is; without an accelerator they meet on the CPU."""
+    """Return accelerate's process state; without an accelerator, processes communicate on the CPU."""
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
 class Task(Protocol):
-    """What is trained."""
+    """Samples, losses and contact sheet of a training."""
 
     def hardest_step(self) -> int:
-        """Return the number of a step that costs as much as any."""
+        """Return the number of a step that needs as much memory as any other."""
         ...
 
     def losses(self, network: Any, step: int, numbers: Sequence[int], device: torch.device) -> Tensor:
-        """Return the losses of samples of a step, ``[len(numbers)]``."""
+        """Return the losses of a step's samples, ``[len(numbers)]``."""
         ...
 
     def sheet(self, network: Any, device: torch.device) -> Sequence[Tensor]:
-        """Return rows of latents for a contact sheet; run by all processes alike."""
+        """Return rows of latents for a contact sheet; all processes must call it."""
         ...
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call ended.
+    """Result of one call.
 
     Attributes
     ----------
     step
-        Updates made so far, earlier calls included.
+        Optimizer steps so far, including earlier calls.
     losses
         Mean loss of every step of this call.
     finished
-        Whether all steps of the run are done.
+        Whether the run has all its steps.
     """
 
     step: int
@@ -75,32 +75,32 @@ class Outcome:
 
 
 def batch_numbers(settings: Training, processes: int, process: int) -> list[list[int]]:
-    """Return which samples of a step's batch a process takes, forward by forward.
+    """Return the numbers of a process's samples in a batch, one list per forward pass.
 
     Raises
     ------
     ValueError
-        If the batch cannot be shared evenly.
+        If the batch cannot be divided evenly.
     """
     together = processes * settings.micro_batch
     if settings.batch_size % together:
         nearest = max(1, round(settings.batch_size / together)) * together
         raise ValueError(
             f"batch_size is {settings.batch_size}, but {processes} processes with a micro_batch of "
-            f"{settings.micro_batch} share multiples of {together}; the nearest valid value is {nearest}."
+            f"{settings.micro_batch} need a multiple of {together}; the nearest valid value is {nearest}."
         )
     starts = range(process * settings.micro_batch, settings.batch_size, together)
     return [list(range(start, start + settings.micro_batch)) for start in starts]
 
 
 def check_resumed(before: Training, now: Training, run: Path) -> None:
-    """Raise ValueError if a run would go on with other settings than it began with."""
-    kept = replace(now, **{name: getattr(before, name) for name in MAY_CHANGE})
-    for name, value in vars(kept).items():
-        if value != getattr(before, name):
+    """Raise ValueError if a run would resume with other settings than it started with."""
+    earlier = dict(before)
+    for name, value in now:
+        if name not in MAY_CHANGE and value != earlier[name]:
             raise ValueError(
-                f"{name} is {value!r}, but {run} was begun with {getattr(before, name)!r}; set it back, or "
-                "name another output folder."
+                f"{name} is {value!r}, but {run} was started with {earlier[name]!r}; set it back or "
+                "choose another output folder."
             )
 
 
@@ -110,13 +110,13 @@ class Trainer:
     Parameters
     ----------
     task
-        What is trained.
+        Samples and losses.
     network
         Its parameters that require a gradient are trained.
     settings
         See `config.Training`.
     draw
-        Makes contact sheets; None: none are made.
+        Draws contact sheets; None draws none.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Trainer:
             parameters, settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.model, self.optimizer = self.accelerator.prepare(network, optimizer)
-        # Behind prepare: with FSDP the averages are shared out as the parameters are.
+        # After prepare: FSDP shards the averages as it does the parameters.
         self.averages = EMAModel(self._parameters(), decay=settings.ema_decay)
         self.checkpoints = Checkpoints(
             self.run_folder, self.accelerator, self.model, self.averages, settings.keep_checkpoints
@@ -148,14 +148,14 @@ class Trainer:
         return [value for _, value in trainable(self.model)]
 
     def run(self) -> Outcome:
-        """Train until the steps are done or the time is up; a run that exists is gone on with.
+        """Train until all steps are done or the time is up, resuming from the newest checkpoint.
 
         Raises
         ------
         FloatingPointError
             If a loss or a gradient is not finite.
         """
-        begin, losses, settings = time.monotonic(), [], self.settings
+        start, losses, settings = time.monotonic(), [], self.settings
         self.accelerator.init_trackers("log")
         newest = newest_checkpoint(self.run_folder)
         step = saved = self._rehearse() if newest is None else self.checkpoints.load(newest)
@@ -163,7 +163,7 @@ class Trainer:
             total=settings.steps, initial=step, disable=not self.accelerator.is_main_process, unit="step"
         )
         with bar:
-            while step < settings.steps and not self._time_is_up(begin):
+            while step < settings.steps and not self._time_is_up(start):
                 losses.append(self._step(step))
                 step += 1
                 bar.update()
@@ -199,31 +199,31 @@ class Trainer:
         return loss
 
     def _set_learning_rate(self, step: int) -> None:
-        # From the step alone, so that neither resuming nor the number of processes changes it.
+        # Computed from the step alone: independent of resuming and of the number of processes.
         warm = min(1.0, (step + 1) / (self.settings.warmup_steps + 1))
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * warm
 
     def _check_finite(self, step: int, loss: float, norm: float) -> None:
-        # With fp16 an infinite gradient is how the scaler finds its scale; it skips such a step itself.
+        # With fp16 the gradient scaler finds its scale by infinite gradients and skips those steps itself.
         if math.isfinite(loss) and (math.isfinite(norm) or self.settings.precision == "fp16"):
             return
         what = f"gradient norm of step {step + 1} is {norm}"
         if not math.isfinite(loss):
             what = f"loss of step {step + 1} is {loss}"
-        kept = newest_checkpoint(self.run_folder) or "none was written yet"
+        kept = newest_checkpoint(self.run_folder) or "none yet"
         raise FloatingPointError(
-            f"The {what}, so the run stopped before the weights took it; the last good checkpoint stays "
-            f"({kept}); look at the dataset for NaN, or begin again with a learning_rate below "
+            f"The {what}, so the run stopped before the weights changed; the last checkpoint is kept "
+            f"({kept}); search the dataset for NaN, or restart with a learning_rate below "
             f"{self.settings.learning_rate:g}."
         )
 
-    def _time_is_up(self, begin: float) -> bool:
-        """Tell whether the time is up, by the clock of one process: all must stop at the same step."""
+    def _time_is_up(self, start: float) -> bool:
+        """Return whether the time is up by the main process's clock, so that all stop at the same step."""
         minutes = self.settings.stop_after_minutes
-        late = minutes > 0 and time.monotonic() - begin > 60 * minutes
-        told = broadcast(torch.tensor(float(late), device=self.accelerator.device))
-        return bool(told)
+        late = minutes > 0 and time.monotonic() - start > 60 * minutes
+        decision = broadcast(torch.tensor(float(late), device=self.accelerator.device))
+        return bool(decision)
 
     def _draw_sheet(self, step: int) -> None:
         if self.draw is None:
@@ -235,8 +235,8 @@ class Trainer:
             tracker.log_images({"sheet": picture}, step=step, dataformats="NHWC")
 
     def _rehearse(self) -> int:
-        """Do once, in the first minute, what could otherwise fail hours later; no weight changes."""
-        logger.info("Rehearsal: one backward, one contact sheet, one checkpoint written and read")
+        """Try in the first minute what could otherwise fail hours later, without changing weights."""
+        logger.info("Rehearsal: one backward pass, one contact sheet, one checkpoint written and read")
         hardest = self.task.hardest_step()
         loss = self.task.losses(self.model, hardest, self.numbers[0], self.accelerator.device).mean()
         self.accelerator.backward(loss)

@@ -1,0 +1,1 @@
+"""The networks: Wan's transformer on windows, the autoencoders, their weight formats and sampling."""

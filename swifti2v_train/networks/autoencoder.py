@@ -1,4 +1,4 @@
-"""Autoencoders between pixels of 0..1 and latents in the space the network sees."""
+"""Autoencoders between pixels in 0..1 and latents normalized as the network expects them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .latent_statistics import WAN_2_2_MEAN, WAN_2_2_STD
 from .tiny_vae import TinyVAE
 
 TINY_KEY = "decoder.22.bias"
-"""What only the tiny layout has; ComfyUI knows it by the same key."""
+"""Key that only the tiny layout has; ComfyUI detects it by the same key."""
 
 WAN_2_1_KEY = "encoder.downsamples.0.residual.0.gamma"
 
 
 class VideoAutoencoder(Protocol):
-    """What preparing and evaluating need of an autoencoder.
+    """Interface of the autoencoders.
 
     Attributes
     ----------
@@ -37,16 +37,16 @@ class VideoAutoencoder(Protocol):
     spatial_factor: int
 
     def encode(self, video: Tensor) -> Tensor:
-        """Encode ``[B, 3, F, H, W]`` of 0..1, F = 4n+1, to ``[B, C, n+1, h, w]``."""
+        """Encode ``[B, 3, F, H, W]`` in 0..1, F = 4n+1, to ``[B, C, n+1, h, w]``."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode ``[B, C, T, h, w]`` to ``[B, 3, 4T-3, H, W]`` of 0..1."""
+        """Decode ``[B, C, T, h, w]`` to ``[B, 3, 4T-3, H, W]`` in 0..1."""
         ...
 
 
 class WanAutoencoder(nn.Module):
-    """Wan2.1's or Wan2.2's autoencoder by diffusers, with latents brought to mean 0 and spread 1.
+    """diffusers' autoencoder of Wan2.1 or Wan2.2 with latents of mean 0 and standard deviation 1.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class WanAutoencoder(nn.Module):
         self.spatial_factor: int = model.config.scale_factor_spatial
 
     def encode(self, video: Tensor) -> Tensor:
-        """See `VideoAutoencoder.encode`; the mean of what the encoder predicts, as ComfyUI takes."""
+        """See `VideoAutoencoder.encode`; returns the predicted mean, as ComfyUI does."""
         mean, std = self._statistics(video)
         latents: Tensor = self.model.encode(video * 2 - 1).latent_dist.mode()
         return (latents - mean) / std
@@ -81,15 +81,14 @@ class WanAutoencoder(nn.Module):
 
 
 class TinyAutoencoder(nn.Module):
-    """The tiny autoencoder with latents as the network sees them.
+    """The tiny autoencoder with normalized latents.
 
-    ComfyUI takes what the tiny encoder gives for Wan2.2's latents, and brings them to the network with the
-    mean and the spread of these.
+    ComfyUI treats its latents as Wan2.2's and normalizes them with the same mean and standard deviation.
 
     Parameters
     ----------
     model
-        The tiny autoencoder itself.
+        The tiny autoencoder.
     """
 
     latent_channels = TinyVAE.latent_channels
@@ -117,13 +116,13 @@ def load_autoencoder(path: str | Path) -> TinyAutoencoder | WanAutoencoder:
     Parameters
     ----------
     path
-        A safetensors file, the tiny one or Wan2.1's in native keys, or a folder of diffusers'
-        ``AutoencoderKLWan`` (with ``config.json``), Wan2.2's for example.
+        A safetensors file, the tiny autoencoder or Wan2.1's with native keys, or a folder of diffusers'
+        ``AutoencoderKLWan`` (with ``config.json``), for example Wan2.2's.
 
     Returns
     -------
     TinyAutoencoder or WanAutoencoder
-        On the CPU in float32, not to be trained.
+        On the CPU in float32, frozen.
 
     Raises
     ------
@@ -167,7 +166,7 @@ def encode_clip(autoencoder: VideoAutoencoder, video: Tensor, photo: Tensor) -> 
     Parameters
     ----------
     autoencoder
-        Any.
+        The autoencoder.
     video
         ``[B, 3, F, H, W]``.
     photo

@@ -1,4 +1,4 @@
-"""Mean and spread of Wan2.2's latents, which lie between an autoencoder and a network."""
+"""Mean and standard deviation of Wan2.2's latents, which normalize them for the network."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ WAN_2_2_STD = (
     0.7069, 0.5338, 0.4889, 0.4917, 0.4069, 0.4999, 0.6866, 0.4093, 0.5709, 0.6065, 0.6415, 0.4944,
     0.5726, 1.2042, 0.5458, 1.6887, 0.3971, 1.0600, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744,
 )  # fmt: skip
-"""As `WAN_2_2_MEAN`."""
+"""Per channel, from the same file."""

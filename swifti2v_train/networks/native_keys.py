@@ -1,4 +1,4 @@
-"""Native Wan weights in and out of diffusers' names."""
+"""Conversion of Wan weights between their native names and diffusers'."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ NATIVE_NAMES = (
     ("ffn.net.2", "ffn.2"),
     ("proj_out", "head.head"),
 )
-"""What diffusers calls a part, and its native name; the inverse of diffusers' converter."""
+"""Pairs of diffusers' name and native name; the inverse of diffusers' converter."""
 
 NORMS = {"norm2": "norm3", "norm3": "norm2"}
-"""diffusers counts a block's norms in the order they are used."""
+"""diffusers numbers a block's norms in order of use."""
 
 
 def native_key(key: str) -> str:
-    """Return the native name of a parameter, a LoRA's factor included, from diffusers' name."""
+    """Return the native name of a parameter or LoRA factor from diffusers' name."""
     if key == "scale_shift_table":
         return "head.modulation"
     key = key.replace("scale_shift_table", "modulation")
-    for theirs, native in NATIVE_NAMES:
-        key = re.sub(rf"(?<![^.]){re.escape(theirs)}(?![^.])", native, key)
+    for diffusers_name, native in NATIVE_NAMES:
+        key = re.sub(rf"(?<![^.]){re.escape(diffusers_name)}(?![^.])", native, key)
     return re.sub(r"(?<=\.)norm[23](?=\.)", lambda match: NORMS[match.group()], key)
 
 
@@ -61,19 +61,21 @@ def to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def native_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of native Wan weights by their bare names; only the header is read.
+    """Return the shapes of native Wan weights by their names without prefix; reads the header only.
 
     Raises
     ------
     ValueError
-        If the file holds no Wan transformer, one with an image embedding, or quantized weights.
+        If the file holds no Wan transformer, or one with an image embedding or quantized weights.
     """
     with safe_open(path, framework="pt") as weights:
-        slices = {key: weights.get_slice(key) for key in weights.keys()}  # noqa: SIM118 (no mapping)
-        shapes = {key: tuple(part.get_shape()) for key, part in _bare(slices).items()}
+        slices = {key: weights.get_slice(key) for key in weights.keys()}  # noqa: SIM118 (not a mapping)
+        shapes = {key: tuple(part.get_shape()) for key, part in _without_prefix(slices).items()}
         kinds = {part.get_dtype() for part in slices.values()}
     if "patch_embedding.weight" not in shapes:
-        raise ValueError(f"{path} holds no Wan model (it has no patch_embedding); name native Wan weights.")
+        raise ValueError(
+            f"{path} holds no Wan model (patch_embedding is missing); name native Wan weights."
+        )
     if any(key.startswith("img_emb") for key in shapes):
         raise ValueError(
             f"{path} has an image embedding, as Wan2.1-I2V has, but only Wan2.2's models can be trained; "
@@ -88,12 +90,12 @@ def native_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
 
 
 def load_native(path: str | Path) -> dict[str, Tensor]:
-    """Read native Wan weights under their bare names; raises ValueError as `native_shapes`."""
+    """Read native Wan weights by their names without prefix; raises ValueError as `native_shapes` does."""
     native_shapes(path)
-    return _bare(load_file(path))
+    return _without_prefix(load_file(path))
 
 
-def _bare(state: Mapping[str, Value]) -> dict[str, Value]:
+def _without_prefix(state: Mapping[str, Value]) -> dict[str, Value]:
     for prefix in PREFIXES:
         if f"{prefix}patch_embedding.weight" in state:
             return {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
@@ -101,9 +103,9 @@ def _bare(state: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def widen_patch_embedding(state: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
-    """Return native weights that take ``channels`` input channels and ignore the new ones.
+    """Return native weights widened to ``channels`` input channels.
 
-    The new weights are zero, so the network computes what it did before.
+    The new weights are zero, so the output does not change.
     """
     weight = state["patch_embedding.weight"]
     missing = weight.new_zeros(weight.shape[0], channels - weight.shape[1], *weight.shape[2:])

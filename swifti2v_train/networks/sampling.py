@@ -1,4 +1,4 @@
-"""Sampling with a network that is being trained: what rollouts, contact sheets and preparing need."""
+"""Sampling for rollouts, contact sheets and prepared references."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from swifti2v_core.stage_two.segments import Segment, true_positions
 from .window_transformer import Positions, Timesteps
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-"""Takes noisy latents ``[B, C, W, h, w]`` and their sigma, returns the velocity, same shape."""
+"""Maps noisy latents ``[B, C, W, h, w]`` and their sigma to the velocity, same shape."""
 
 
 def euler(velocity: Velocity, latents: Tensor, sigmas: Tensor) -> Tensor:
-    """Return ``latents``, noisy at ``sigmas[0]``, brought to ``sigmas[-1]`` by Euler's method."""
+    """Integrate ``latents`` from ``sigmas[0]`` to ``sigmas[-1]`` by Euler's method."""
     for sigma, following in pairwise(sigmas):
         latents = latents + (following - sigma) * velocity(latents, sigma)
     return latents
 
 
 def frame_timesteps(sigmas: Tensor, clean: Sequence[int], frames: int) -> list[list[float]]:
-    """Return timesteps per sample and frame: 0 for the leading ``clean`` frames, then the sigma's."""
+    """Return timesteps per sample and frame: 0 for the leading ``clean`` frames, then that of sigma."""
     pairs = zip(sigmas.tolist(), clean, strict=True)
     return [[0.0] * count + [sigma * FULL_TIMESTEP] * (frames - count) for sigma, count in pairs]
 
@@ -49,19 +49,19 @@ def window_velocity(
     Parameters
     ----------
     network
-        A `model.WindowTransformer` with 96 input channels, wrapped or not.
+        A `window_transformer.WindowTransformer` with 96 input channels, wrapped or not.
     window
         ``[B, 48, W, h, w]``: clean frames, then noisy ones.
     references
-        ``[B, 48, W, h, w]``; those of clean frames are not looked at.
+        ``[B, 48, W, h, w]``; those of clean frames are ignored.
     sigmas
         ``[B]``.
     positions, clean
-        Per sample, see `model.WindowTransformer.forward`.
+        Per sample, see `window_transformer.WindowTransformer.forward`.
     text
         ``[B, L, text_dim]``.
     dropped
-        Which samples have no reference, see `guidance.drop_reference`; none if empty.
+        Which samples have no reference, see `reference_strength.drop_reference`; empty: none.
     """
     samples = []
     for number, frames in enumerate(clean):
@@ -95,22 +95,22 @@ def generate_segments(
     network
         See `window_velocity`.
     latents
-        ``[1, 48, T, h, w]``: frame 0 the photo, frames before segment ``start`` finished. Stays as it is.
+        ``[1, 48, T, h, w]``: frame 0 the photo, frames before segment ``start`` finished. Not changed.
     references, noise
         ``[1, 48, T, h, w]`` each.
     text
         ``[1, L, text_dim]``.
     segments
-        The plan, or its beginning.
+        The segment plan or its first part.
     start
         Index of the first segment to generate.
     steps, shift
-        Of the schedule.
+        Steps and shift of the sampling schedule.
 
     Returns
     -------
     Tensor
-        ``[1, 48, T, h, w]``; frames behind the last segment are those of ``latents``.
+        ``[1, 48, T, h, w]``; frames after the last segment are those of ``latents``.
     """
     sigmas = flow_sigmas(even_timesteps(steps), shift).to(latents.device)
 
@@ -135,7 +135,7 @@ def generate_segments(
 
 
 def motion_input(noisy: Tensor, photo: Tensor) -> Tensor:
-    """Return what A14B is given: noisy latent, mask and image, 16 + 4 + 16 channels.
+    """Return A14B's input: noisy latents, mask and image, 16 + 4 + 16 channels.
 
     The mask is 1 where the photo is known, latent frame 0 (ComfyUI's ``WAN21.concat_cond``).
 
@@ -144,7 +144,7 @@ def motion_input(noisy: Tensor, photo: Tensor) -> Tensor:
     noisy
         ``[B, 16, T, h, w]``.
     photo
-        ``[B, 16, T, h, w]``: the photo and gray frames behind it, encoded.
+        ``[B, 16, T, h, w]``: the photo followed by gray frames, encoded.
     """
     mask = torch.zeros_like(noisy[:, :4])
     mask[:, :, :1] = 1
@@ -157,12 +157,12 @@ def motion_velocity(network: Any, noisy: Tensor, photo: Tensor, sigmas: Tensor, 
     Parameters
     ----------
     network
-        A `model.WindowTransformer`, wrapped or not.
+        A `window_transformer.WindowTransformer`, wrapped or not.
     noisy
         ``[B, C, T, h, w]``. With C = 48 (TI2V-5B) frame 0 is the photo, clean; with 16 (A14B) all
         frames are noisy.
     photo
-        ``[B, C, T, h, w]``, A14B's condition, see `motion_input`; TI2V-5B does not look at it.
+        ``[B, C, T, h, w]``, A14B's condition, see `motion_input`; TI2V-5B ignores it.
     sigmas
         ``[B]``.
     text
@@ -182,14 +182,14 @@ def motion_velocity(network: Any, noisy: Tensor, photo: Tensor, sigmas: Tensor, 
 def generate_motion(
     network: Any, start: Tensor, photo: Tensor, text: Tensor, noise: Tensor, sigmas: Tensor
 ) -> Tensor:
-    """Generate a clip with Stage I, or change one.
+    """Generate a clip with Stage I, or denoise an existing one.
 
     Parameters
     ----------
     network
         See `motion_velocity`.
     start
-        ``[B, C, T, h, w]``, the clip that is noised to ``sigmas[0]``; without effect at 1.
+        ``[B, C, T, h, w]``, the clip that is noised to ``sigmas[0]``; no effect at 1.
     photo
         ``[B, C, T, h, w]``: A14B's condition; with TI2V-5B its frame 0 is the clean photo.
     text
@@ -197,7 +197,7 @@ def generate_motion(
     noise
         ``[B, C, T, h, w]``.
     sigmas
-        Falling to 0, see `sigmas.flow_sigmas`.
+        Descending to 0, see `sigmas.flow_sigmas`.
     """
     known = photo_first(photo, start.shape[2]) if start.shape[1] != 16 else None
 

@@ -1,8 +1,8 @@
 """The tiny video autoencoder: 48 channels, 16x16x4, in the layout of TAEHV.
 
-ComfyUI reads its weights with the stock VAE loader (``comfy/taesd/taehv.py``, after
-https://github.com/madebyollin/taehv). A latent frame holds four pixel frames; of the first one the decoder
-throws three away, so that 4n+1 frames become n+1 latent frames and come back.
+ComfyUI's own VAE loader reads its weights (``comfy/taesd/taehv.py``, after
+https://github.com/madebyollin/taehv). A latent frame holds four pixel frames. The decoder drops the
+first three of all frames, so 4n+1 frames become n+1 latent frames and 4n+1 frames again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BLOCKS = 3
 
 
 class Soften(nn.Module):
-    """Keeps latents within -3..3, smoothly."""
+    """Limits latents to -3..3 smoothly."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``3 * tanh(x / 3)``."""
@@ -30,7 +30,7 @@ class Soften(nn.Module):
 
 
 class MemoryBlock(nn.Module):
-    """A residual block that sees each frame beside the one before it."""
+    """A residual block over each frame and the one before it."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class MemoryBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, T, C, h, w]`` to its own shape; before frame 0 lies black."""
+        """Map ``[B, T, C, h, w]`` to the same shape; the frame before frame 0 is zero."""
         before = functional.pad(x, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1]
         change = self.conv(torch.cat((x, before), dim=2).flatten(0, 1))
         return torch.relu(change.view_as(x) + x)
@@ -65,7 +65,7 @@ class TimePool(nn.Module):
 
 
 class TimeGrow(nn.Module):
-    """Makes ``stride`` frames of one."""
+    """Expands one frame into ``stride`` frames."""
 
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
@@ -102,9 +102,9 @@ class TinyVAE(nn.Module):
         self.decoder = nn.Sequential(*decoder, nn.ReLU(), last)
 
     def encode(self, video: Tensor) -> Tensor:
-        """Encode ``[B, 3, F, H, W]`` of 0..1 to ``[B, 48, ceil(F / 4), H / 16, W / 16]``.
+        """Encode ``[B, 3, F, H, W]`` in 0..1 to ``[B, 48, ceil(F / 4), H / 16, W / 16]``.
 
-        The last frame is repeated up to a multiple of four.
+        The last frame is repeated to make F a multiple of four.
         """
         frames = video.transpose(1, 2)
         missing = -frames.shape[1] % FRAMES_PER_LATENT
@@ -112,7 +112,7 @@ class TinyVAE(nn.Module):
         return run(self.encoder, functional.pixel_unshuffle(frames, PATCH)).transpose(1, 2)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode ``[B, 48, T, h, w]`` to ``[B, 3, 4 * T - 3, 16 * h, 16 * w]``, about 0..1."""
+        """Decode ``[B, 48, T, h, w]`` to ``[B, 3, 4 * T - 3, 16 * h, 16 * w]``, roughly in 0..1."""
         frames = functional.pixel_shuffle(run(self.decoder, latents.transpose(1, 2)), PATCH)
         return frames[:, FRAMES_PER_LATENT - 1 :].transpose(1, 2)
 
@@ -129,14 +129,14 @@ class TinyVAE(nn.Module):
         Returns
         -------
         tuple of Tensor
-            What comes back, ``[B, 3, F, H, W]``, and the latents ``[B, 48, T, h, w]``.
+            The reconstruction, ``[B, 3, F, H, W]``, and the latents ``[B, 48, T, h, w]``.
         """
         latents = with_anchor(self.encode(video), self.encode(photo))
         return self.decode(latents), latents
 
 
 def run(layers: nn.Sequential, x: Tensor) -> Tensor:
-    """Run layers over ``[B, T, C, h, w]``; those that know no time see frame after frame."""
+    """Run layers over ``[B, T, C, h, w]``; image layers see one frame at a time."""
     for layer in layers:
         timed = isinstance(layer, MemoryBlock | TimePool | TimeGrow)
         x = layer(x) if timed else per_frame(layer, x)

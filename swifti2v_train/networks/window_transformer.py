@@ -1,6 +1,7 @@
-"""The network that is trained: diffusers' Wan transformer, told the place of every latent frame.
+"""The trained network: diffusers' Wan transformer with an explicit position for every latent frame.
 
-ComfyUI's model, given a window by `nodes/windows.py`, computes the same (tests/host/test_diffusers.py).
+ComfyUI's model, patched by `nodes/comfyui/window_model.py`, computes the same for a window
+(tests/host/training/test_window_transformer.py).
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Shape:
 
     @classmethod
     def of(cls, weights: Mapping[str, Sequence[int]]) -> Shape:
-        """Return the sizes of native weights, of which the shapes are given."""
+        """Return the sizes of native weights from their shapes by name."""
         dim, in_channels = weights["patch_embedding.weight"][:2]
         return cls(
             in_channels=in_channels,
@@ -69,7 +70,7 @@ class Shape:
 
     @classmethod
     def new(cls, network: Network, in_channels: int, out_channels: int) -> Shape:
-        """Return the sizes of a network to be trained from random weights."""
+        """Return the sizes of a network that starts from random weights."""
         sizes = (network.heads, network.layers, network.ffn_dim, network.text_dim)
         return cls(in_channels, out_channels, *sizes)
 
@@ -80,7 +81,7 @@ class FrameRotary(WanRotaryPosEmbed):
     Attributes
     ----------
     positions
-        Of the next forward.
+        Time positions for the next forward pass.
     """
 
     positions: Positions = ()
@@ -106,12 +107,12 @@ class FrameRotary(WanRotaryPosEmbed):
 class ReadOnlyProcessor(WanAttnProcessor):
     """Self-attention in which clean tokens attend to clean tokens only.
 
-    Two calls instead of a mask, so that fast attention kernels stay usable.
+    Two calls instead of a mask keep fast attention kernels usable.
 
     Attributes
     ----------
     clean_tokens
-        Leading clean tokens of every sample of the next forward.
+        Number of leading clean tokens of every sample in the next forward pass.
     """
 
     clean_tokens: Sequence[int] = ()
@@ -124,7 +125,7 @@ class ReadOnlyProcessor(WanAttnProcessor):
         attention_mask: Tensor | None = None,
         rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Attend; arguments as diffusers gives them."""
+        """Attend; arguments as diffusers passes them."""
         assert rotary_emb is not None
         everything: Tensor = super().__call__(attn, hidden_states, None, None, rotary_emb)
         samples = []
@@ -137,7 +138,7 @@ class ReadOnlyProcessor(WanAttnProcessor):
 
 
 class WindowTransformer(WanTransformer3DModel):
-    """A Wan transformer that is given windows."""
+    """A Wan transformer over windows of latent frames."""
 
     def forward(
         self,
@@ -152,16 +153,16 @@ class WindowTransformer(WanTransformer3DModel):
         Parameters
         ----------
         latents
-            ``[B, C_in, W, h, w]``, conditions concatenated.
+            ``[B, C_in, W, h, w]``, with concatenated conditions.
         timesteps
             0..1000, per sample: one for each of the W latent frames (TI2V), or one (A14B). Plain numbers,
-            because FSDP rounds tensors to the precision of the forward.
+            because FSDP casts tensors to the precision of the forward pass.
         text
             ``[B, L, text_dim]``.
         positions
             W time positions per sample.
         clean
-            Leading clean latent frames per sample; only read-only context looks at it.
+            Number of leading clean latent frames per sample; only read-only context uses it.
 
         Returns
         -------
@@ -178,9 +179,9 @@ class WindowTransformer(WanTransformer3DModel):
         velocity: Tensor = super().forward(latents, times, text, return_dict=False)[0]
         return velocity
 
-    def read_context_only(self) -> None:
+    def use_read_only_context(self) -> None:
         """Let clean tokens attend to clean tokens only."""
-        processor = ReadOnlyProcessor()  # one for all blocks: they are told the window once
+        processor = ReadOnlyProcessor()  # one for all blocks, so clean_tokens is set once
         for block in self.blocks:
             block.attn1.set_processor(processor)
 
@@ -198,55 +199,55 @@ def empty_network(shape: Shape) -> WindowTransformer:
         num_layers=shape.layers,
     )
     network.rope = FrameRotary(HEAD_DIM, PATCH, LONGEST_CLIP)
-    # Begins by predicting no velocity at all, as Wan's own initialization does.
+    # The initial velocity is zero, as with Wan's own initialization.
     nn.init.zeros_(network.proj_out.weight)
     nn.init.zeros_(network.proj_out.bias)
     return network
 
 
 def network_from(state: dict[str, Tensor]) -> WindowTransformer:
-    """Return a network, float32, with native weights."""
+    """Return a float32 network with native weights."""
     network = empty_network(Shape.of({key: tuple(value.shape) for key, value in state.items()}))
     network.load_state_dict(to_diffusers(state))
     return network
 
 
 def training_shape(settings: Diffusion, in_channels: int, out_channels: int) -> Shape:
-    """Return the sizes of the network of a training; of the base only the header is read.
+    """Return the sizes of a training's network; reads only the header of the base.
 
     Parameters
     ----------
     settings
-        Says where the weights come from.
+        Names the base or the sizes of a new network.
     in_channels, out_channels
-        What the training gives and expects. A base with fewer input channels is widened.
+        Channels of the training's input and output. A base with ``out_channels`` inputs will be widened.
 
     Raises
     ------
     ValueError
-        If the base does not fit, or there is none for a LoRA.
+        If the base does not fit, or a LoRA has no base.
     """
     if not settings.base:
         if settings.method == "lora":
-            raise ValueError('base is "", but a LoRA changes weights that exist; name native Wan weights.')
+            raise ValueError('base is "", but a LoRA needs existing weights; name native Wan weights.')
         return Shape.new(settings.network, in_channels, out_channels)
     shape = Shape.of(native_shapes(settings.base))
     if shape.out_channels != out_channels or shape.in_channels not in (in_channels, out_channels):
         raise ValueError(
             f"{settings.base} has {shape.in_channels} input and {shape.out_channels} output channels, but "
-            f"this training needs {in_channels} (or {out_channels}, to be widened) and {out_channels}; "
+            f"this training needs {in_channels} (or {out_channels}, widened) and {out_channels}; "
             "name Wan2.2-TI2V-5B for Stage II and for 48-channel motion, Wan2.2-I2V-A14B for 16 channels."
         )
     return replace(shape, in_channels=in_channels)
 
 
 def build_network(settings: Diffusion, shape: Shape) -> WindowTransformer:
-    """Return the network of a training, ready to be trained.
+    """Return the network of a training, ready to train.
 
     Parameters
     ----------
     settings
-        Says where the weights come from and which are trained.
+        Names the base and the method.
     shape
         See `training_shape`.
     """
@@ -261,20 +262,20 @@ def build_network(settings: Diffusion, shape: Shape) -> WindowTransformer:
 
 
 def prepare_network(network: WindowTransformer, settings: Diffusion) -> None:
-    """Choose what is trained and how it is computed."""
+    """Select the trained parameters, gradient checkpointing and context."""
     if settings.method == "lora":
         add_lora(network, settings)
     if settings.gradient_checkpointing:
         network.enable_gradient_checkpointing()
     if isinstance(settings, StageTwo) and settings.context == "read-only":
-        network.read_context_only()
+        network.use_read_only_context()
 
 
 def add_lora(network: WindowTransformer, settings: Diffusion) -> None:
-    """Freeze a network but for its patch embedding and give its blocks a LoRA."""
+    """Freeze all of a network except its patch embedding and add a LoRA to its blocks."""
     network.requires_grad_(False)
     if settings.precision == "bf16":
-        _halve(network)
+        _cast_frozen_weights(network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network.add_adapter(
@@ -288,8 +289,8 @@ def add_lora(network: WindowTransformer, settings: Diffusion) -> None:
             parameter.data = parameter.data.float()
 
 
-def _halve(network: WindowTransformer) -> None:
-    """Keep frozen weights in bfloat16, but for those that diffusers keeps in float32."""
+def _cast_frozen_weights(network: WindowTransformer) -> None:
+    """Cast weights to bfloat16, except those that diffusers keeps in float32."""
     for name, value in network.named_parameters():
         if not set(name.split(".")) & set(network._keep_in_fp32_modules):
             value.data = value.data.to(torch.bfloat16)

@@ -1,0 +1,1 @@
+"""What each training learns: its samples, its losses and its contact sheet."""

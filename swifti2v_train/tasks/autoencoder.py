@@ -1,10 +1,9 @@
-"""Training of the tiny autoencoder on scenes made of photos.
+"""The task of the tiny autoencoder: reconstruct scenes rendered from photos.
 
 The loss is the mean absolute error of the frames plus that of the levels of their Laplacian pyramid, which
-weighs fine detail as much as broad color and so keeps the decoder from blurring. Nothing pulls the latents
-to those of another autoencoder, because the stages are trained on this one; but in the space the network
-sees their spread is kept near 1, that of the noise. The photo is encoded alone for latent frame 0, as the
-nodes do.
+count fine detail as much as broad color and so keep the decoder from blurring. The latents need not match
+those of another autoencoder, because the stages are trained on this one; but their mean square, normalized
+for the network, is kept near 1, that of the noise. Latent frame 0 encodes the photo alone, as in the nodes.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from ..random_draws import generator, integer, uniform
 
 PYRAMID_LEVELS = 4
 SPREAD_WEIGHT = 0.01
-"""Of the square by which the latents' mean square misses 1."""
+"""Weight of the squared difference between the latents' mean square and 1."""
 
 
 def build_autoencoder(settings: Autoencoder) -> TinyVAE:
-    """Return the network of a training."""
+    """Return the network, with random weights or those of ``settings.base``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = TinyVAE()
@@ -42,10 +41,9 @@ def build_autoencoder(settings: Autoencoder) -> TinyVAE:
 
 
 def laplacian_pyramid(frames: Tensor, levels: int = PYRAMID_LEVELS) -> list[Tensor]:
-    """Return the detail of every scale of ``[n, c, H, W]``, finest first.
+    """Return the Laplacian pyramid of ``[n, c, H, W]`` without its lowest level, finest level first.
 
-    Each level is half as large as the one before. It is the picture minus itself averaged down and up
-    again; what remains at the end is left out.
+    Each level has half the size of the one before: the picture minus itself averaged down and up again.
     """
     details = []
     for _ in range(levels):
@@ -59,17 +57,17 @@ def laplacian_pyramid(frames: Tensor, levels: int = PYRAMID_LEVELS) -> list[Tens
 
 
 def reconstruction_losses(made: Tensor, truth: Tensor, sharpness_weight: float) -> Tensor:
-    """Return the loss of every sample, ``[B]``, of clips ``[B, 3, F, H, W]``."""
+    """Return the losses ``[B]`` of clips ``[B, 3, F, H, W]``."""
     batch = len(truth)
     loss = (made - truth).abs().flatten(1).mean(dim=1)
     error = (made - truth).transpose(1, 2).flatten(0, 1)
-    for detail in laplacian_pyramid(error):  # linear: the pyramid of the error is the error of the pyramids
+    for detail in laplacian_pyramid(error):  # the pyramid is linear
         loss = loss + sharpness_weight * detail.abs().reshape(batch, -1).mean(dim=1)
     return loss
 
 
 class AutoencoderTask:
-    """What the trainer asks of the tiny autoencoder.
+    """The tiny autoencoder's `trainer.Task`.
 
     Parameters
     ----------
@@ -79,7 +77,7 @@ class AutoencoderTask:
     Raises
     ------
     ValueError
-        If there is no photo.
+        If there are no photos.
     """
 
     def __init__(self, settings: Autoencoder) -> None:
@@ -87,11 +85,11 @@ class AutoencoderTask:
         self.photos = find_files(settings.sources, SUFFIXES)
 
     def hardest_step(self) -> int:
-        """Return a step that costs as much as any: the first."""
+        """Return the first step; all are equally costly."""
         return 0
 
     def losses(self, network: Any, step: int, numbers: Sequence[int], device: torch.device) -> Tensor:
-        """Return the losses of samples of a step, ``[len(numbers)]``."""
+        """Return the losses of a step's samples, ``[len(numbers)]``."""
         clips = torch.stack([self._clip(step, number) for number in numbers]).to(device)
         made, latents = network(clips, clips[:, :, :1])
         mean, std = (latents.new_tensor(v).view(-1, 1, 1, 1) for v in (WAN_2_2_MEAN, WAN_2_2_STD))
@@ -102,27 +100,27 @@ class AutoencoderTask:
     def _clip(self, step: int, number: int) -> Tensor:
         """Return a clip ``[3, F, H, W]``: a scene in a random crop of a photo."""
         settings = self.settings
-        source = generator(settings.seed, step, number)
+        rng = generator(settings.seed, step, number)
         width, height = settings.width, settings.height
-        photo, other = (read_photo(self.photos[integer(source, 0, len(self.photos))]) for _ in range(2))
-        crop = random_crop(photo, width, height, source)
-        scene = draw_scene(integer(source, 0, SEEDS), width / height, crop.shape[1] / height)
+        photo, other = (read_photo(self.photos[integer(rng, 0, len(self.photos))]) for _ in range(2))
+        crop = random_crop(photo, width, height, rng)
+        scene = draw_scene(integer(rng, 0, SEEDS), width / height, crop.shape[1] / height)
         return render_scene(crop, other, width, height, settings.frames, scene).permute(3, 0, 1, 2)
 
     @torch.no_grad()
     def sheet(self, network: Any, device: torch.device) -> list[Tensor]:
-        """Return frames to be looked at, rows of ``[3, F, H, W]``: truth, and what comes back."""
+        """Return the contact sheet's rows ``[3, F, H, W]``: truth, reconstruction."""
         clip = self._clip(-1, 0)[None].to(device)
         return [clip[0], network(clip, clip[:, :, :1])[0][0]]
 
 
-def random_crop(photo: Tensor, width: int, height: int, source: torch.Generator) -> Tensor:
-    """Return a part of a photo ``[1, H, W, 3]`` in the proportions of a size."""
+def random_crop(photo: Tensor, width: int, height: int, rng: torch.Generator) -> Tensor:
+    """Return a random crop of a photo ``[1, H, W, 3]`` with the aspect ratio ``width / height``."""
     rows, columns = photo.shape[1:3]
     largest = min(columns / width, rows / height)
-    scale = largest if largest <= 1 else math.exp(uniform(source, 0, math.log(largest)))
+    scale = largest if largest <= 1 else math.exp(uniform(rng, 0, math.log(largest)))
     wide, high = max(1, int(width * scale)), max(1, int(height * scale))
-    top, left = integer(source, 0, rows - high + 1), integer(source, 0, columns - wide + 1)
+    top, left = integer(rng, 0, rows - high + 1), integer(rng, 0, columns - wide + 1)
     return photo[:, top : top + high, left : left + wide]
 
 

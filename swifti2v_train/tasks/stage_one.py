@@ -1,9 +1,9 @@
-"""Stage I samples: whole clips at low resolution.
+"""The task of Stage I: denoise whole clips at low resolution.
 
-Two kinds, told apart by the channels of the dataset's motion latents. TI2V-5B (48): the photo is latent
-frame 0, clean, at timestep 0, and the loss looks at the other frames. A14B (36 = 16 noisy + 4 mask + 16
-image): all frames are noisy and trained, the photo is a condition beside them, and the two experts divide
-the noise levels.
+The channels of the dataset's motion latents distinguish two kinds of model. TI2V-5B (48): latent frame 0 is
+the clean photo at timestep 0, and the loss covers the other frames. A14B (16, with 36 = 16 noisy + 4 mask +
+16 image as input): all frames are noisy and trained, the photo is a condition, and two experts divide the
+noise levels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHEET_STEPS = 4
 
 
 def sigma_range(settings: StageOne) -> tuple[float, float]:
-    """Return the noise levels that a training is about."""
+    """Return the range of sigmas that a training covers."""
     ranges = {"both": (0.0, 1.0), "high": (settings.boundary, 1.0), "low": (0.0, settings.boundary)}
     return ranges[settings.expert]
 
@@ -39,7 +39,7 @@ def unshift_sigma(sigma: float, shift: float) -> float:
 
 
 class MotionTask:
-    """What the trainer asks of Stage I.
+    """Stage I's `trainer.Task`.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class MotionTask:
     Raises
     ------
     ValueError
-        If the motion latents are of no known kind, or clips of several shapes meet in one forward.
+        If the motion latents have unknown channels, or one forward pass would mix clips of several shapes.
     """
 
     def __init__(self, dataset: Dataset, settings: StageOne, text_dim: int) -> None:
@@ -63,15 +63,15 @@ class MotionTask:
         if settings.micro_batch > 1 and len(shapes) > 1:
             raise ValueError(
                 f"micro_batch is {settings.micro_batch}, but the clips have {len(shapes)} lengths or "
-                "sizes, which do not fit in one forward; the nearest valid value is 1."
+                "sizes, which do not fit in one forward pass; the nearest valid value is 1."
             )
 
     def hardest_step(self) -> int:
-        """Return a step that costs as much as any: the first."""
+        """Return the first step, as costly as any if all clips have one shape."""
         return 0
 
     def losses(self, network: Any, step: int, numbers: Sequence[int], device: torch.device) -> Tensor:
-        """Return the losses of samples of a step, ``[len(numbers)]``."""
+        """Return the losses of a step's samples, ``[len(numbers)]``."""
         truth, noise, photo, text, sigmas = (
             torch.stack(parts).to(device)
             for parts in zip(*(self._sample(step, number) for number in numbers), strict=True)
@@ -85,22 +85,22 @@ class MotionTask:
         return error[:, :, clean:].flatten(1).mean(dim=1)
 
     def _sample(self, step: int, number: int) -> tuple[Tensor, ...]:
-        source = generator(self.settings.seed, step, number)
-        clip = integer(source, 0, len(self.dataset))
+        rng = generator(self.settings.seed, step, number)
+        clip = integer(rng, 0, len(self.dataset))
         low, high = (unshift_sigma(sigma, self.settings.shift) for sigma in sigma_range(self.settings))
-        drawn = torch.tensor(uniform(source, low, high), dtype=torch.float64)
+        drawn = torch.tensor(uniform(rng, low, high), dtype=torch.float64)
         sigma = shift_sigma(drawn, self.settings.shift).float()
         truth = self.dataset.motion(clip)
-        noise = torch.randn(truth.shape, generator=source)
+        noise = torch.randn(truth.shape, generator=rng)
         return truth, noise, self._photo(clip), self.dataset.text(clip, self.text_dim), sigma
 
     def _photo(self, clip: int) -> Tensor:
-        """Return what the network knows of the photo, ``[C, T, h, w]``."""
+        """Return the condition: A14B's encoded photo, TI2V-5B's clip, ``[C, T, h, w]``."""
         return self.dataset.motion_photo(clip) if self.channels == 16 else self.dataset.motion(clip)
 
     @torch.no_grad()
     def sheet(self, network: Any, device: torch.device) -> list[Tensor]:
-        """Return latents to be looked at, rows of ``[C, T, h, w]``: truth, generated."""
+        """Return the contact sheet's rows ``[C, T, h, w]``: truth, generated."""
         truth, photo = self.dataset.motion(0)[None].to(device), self._photo(0)[None].to(device)
         text = self.dataset.text(0, self.text_dim)[None].to(device)
         noise = torch.randn(truth.shape, generator=generator(self.settings.seed, "sheet")).to(device)

@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of all targets in turn: ``python tests/fuzz/run.py --minutes 10``.
 
-Prints the cases of every target and ends with an error at the first input that breaks one. Atheris, which
-guides by coverage, has no wheels for every platform; without it the run says so and does nothing.
+Prints the number of cases per target and fails at the first input that breaks one. Atheris, which
+guides by coverage, lacks wheels for some platforms; without it, the run prints so and does nothing.
 """
 
 from __future__ import annotations
@@ -25,45 +25,45 @@ NAMES = (
     "checkpoint_metadata",
     "checkpoint_file",
 )
-FEWEST_BYTES = 2
-LONGEST = 4096
-"""Bytes of an input."""
+MIN_INPUT_BYTES = 2
+MAX_INPUT_BYTES = 4096
+"""Limits of an input."""
 
 
 def fuzz_one(name: str, limit: str, corpus: Path) -> None:
-    """Fuzz one target in this process, which libFuzzer ends."""
+    """Fuzz one target in this process; libFuzzer exits it at the end."""
     import atheris
 
     with atheris.instrument_imports(include=["swifti2v_core"]):
         sys.path.insert(0, str(HERE))
         import targets
-    logging.disable()  # in this process of its own: files that are ignored are reported
+    logging.disable()  # this process only: ignored files are logged
     target = getattr(targets, name)
     for number, seed in enumerate(targets.TARGETS[target]):
         (corpus / f"seed_{number}").write_bytes(seed)
 
     def one(data: bytes) -> None:
-        if len(data) >= FEWEST_BYTES:
+        if len(data) >= MIN_INPUT_BYTES:
             target(data)
 
-    options = [f"-max_len={LONGEST}", "-timeout=20", "-print_final_stats=1", "-seed=1"]
+    options = [f"-max_len={MAX_INPUT_BYTES}", "-timeout=20", "-print_final_stats=1", "-seed=1"]
     atheris.Setup([sys.argv[0], str(corpus), limit, *options], one)
     atheris.Fuzz()
 
 
-def cases_of(name: str, limit: str) -> int:
-    """Fuzz one target in a process of its own and return the number of cases; raise if one breaks it.
+def count_cases(name: str, limit: str) -> int:
+    """Fuzz one target in a separate process and return the number of cases; raise if one breaks it.
 
     Parameters
     ----------
     name
         One of `NAMES`.
     limit
-        Where libFuzzer ends, ``-runs=`` or ``-max_total_time=`` with a number.
+        Limit for libFuzzer, ``-runs=`` or ``-max_total_time=`` with a number.
     """
     with tempfile.TemporaryDirectory() as corpus:
         command = [sys.executable, __file__, "--target", name, f"--limit={limit}", "--corpus", corpus]
-        inside = {"cwd": corpus, "env": {**os.environ, "TMPDIR": corpus}}  # goes with what is left behind
+        inside = {"cwd": corpus, "env": {**os.environ, "TMPDIR": corpus}}  # leftovers are deleted with it
         run = subprocess.run(
             command, capture_output=True, text=True, errors="replace", check=False, **inside
         )
@@ -87,7 +87,7 @@ def main() -> None:
     else:
         limit = f"-max_total_time={max(1, round(60 * options.minutes / len(NAMES)))}"
         for name in NAMES:
-            print(f"{name:20} {cases_of(name, limit):>10} cases", flush=True)
+            print(f"{name:20} {count_cases(name, limit):>10} cases", flush=True)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def test_tooltips_say_something(schema):
 
 
 @pytest.mark.parametrize("node_id", NODES)
-def test_tooltips_tell_the_default(pack, node_id):
+def test_tooltips_state_the_default(pack, node_id):
     """A widget's tooltip names its default, as a reader sees it in the widget."""
     for value in pack.nodes[node_id].GET_SCHEMA().inputs:
         default = shown_default(value)

@@ -1,80 +1,43 @@
-"""Ways to spoil an input, by the type of its socket or widget."""
-
-from __future__ import annotations
+"""Ways to spoil an input, by the type of its socket or widget: what a graph can really send."""
 
 import math
-from dataclasses import dataclass
-from typing import Any
 
 import comfy.samplers
 import numpy as np
 import torch
 
+ANYTHING = {
+    "nothing": lambda _: None,
+    "a text": lambda _: "x",
+    "a number": lambda _: 3,
+    "NaN": lambda _: math.nan,
+    "an empty list": lambda _: [],
+    "an empty dict": lambda _: {},
+}
+"""For any input: the wrong type of socket."""
 
-class Wrong:
-    """An object of a class that no socket knows."""
-
-
-@dataclass(frozen=True)
-class Bad:
-    """One way to spoil an input: its name and what makes the value from the valid one."""
-
-    name: str
-    make: Any
-
-    def __repr__(self) -> str:
-        return self.name
-
-
-def bad(**ways):
-    return [Bad(name, make) for name, make in ways.items()]
-
-
-ANYTHING = bad(
-    none=lambda _: None,
-    object=lambda _: Wrong(),
-    text=lambda _: "x",
-    number=lambda _: 3,
-    nan=lambda _: float("nan"),
-    empty_list=lambda _: [],
-    empty_dict=lambda _: {},
-    flat_tensor=lambda _: torch.zeros(3),
-)
-"""For any input, of any type."""
-
-TENSORS = bad(
-    fp16=lambda t: t.half(),
-    bf16=lambda t: t.bfloat16(),
-    fp64=lambda t: t.double(),
-    fp8=lambda t: t.to(torch.float8_e4m3fn),
-    uint8=lambda t: t.to(torch.uint8),
-    int64=lambda t: t.to(torch.int64),
-    boolean=lambda t: t > 0.5,
-    complex=lambda t: t.to(torch.complex64),
-    meta=lambda t: t.to("meta"),
-    sparse=lambda t: t.to_sparse(),
-    requires_grad=lambda t: t.clone().requires_grad_(),
-    transposed=lambda t: t.transpose(-2, -3).contiguous().transpose(-2, -3),
-    sliced=lambda t: torch.cat((t, t), dim=-1)[..., : t.shape[-1]],
-    flipped=lambda t: t.flip(1),
-    expanded=lambda t: t[:1].expand(t.shape),
-    constant=lambda t: t[(slice(1),) * t.ndim].expand(t.shape),
-    nan=lambda t: t.masked_fill(t == t.max(), math.nan),
-    infinite=lambda t: t.masked_fill(t == t.max(), math.inf),
-    huge=lambda t: t * 1e38,
-    large=lambda t: t * 255,
-    negative=lambda t: -t,
-    zeros=lambda t: torch.zeros_like(t),
-    no_dimension=lambda t: t.flatten()[0],
-    fewer_dimensions=lambda t: t[0],
-    more_dimensions=lambda t: t[None],
-    empty_first=lambda t: t[:0],
-    empty_last=lambda t: t[..., :0],
-    one_more=lambda t: torch.cat((t, t[..., :1]), dim=-1),
-    one_less=lambda t: t[..., :-1],
-    twice=lambda t: torch.cat((t, t)),
-    longer=lambda t: torch.cat((t, t), dim=2),
-)
+DTYPES = {
+    name: lambda t, name=name: t.to(getattr(torch, name))
+    for name in ("float16", "bfloat16", "float64", "float8_e4m3fn", "uint8", "int64", "bool")
+}
+TENSORS = {
+    **DTYPES,
+    "requires_grad": lambda t: t.clone().requires_grad_(),
+    "transposed": lambda t: t.transpose(-2, -3).contiguous().transpose(-2, -3),
+    "sliced": lambda t: torch.cat((t, t), dim=-1)[..., : t.shape[-1]],
+    "expanded": lambda t: t[:1].expand(t.shape),
+    "NaN inside": lambda t: t.masked_fill(t == t.max(), math.nan),
+    "infinity inside": lambda t: t.masked_fill(t == t.max(), math.inf),
+    "large": lambda t: t * 255,
+    "zeros": torch.zeros_like,
+    "fewer dimensions": lambda t: t[0],
+    "more dimensions": lambda t: t[None],
+    "empty first": lambda t: t[:0],
+    "empty last": lambda t: t[..., :0],
+    "one more": lambda t: torch.cat((t, t[..., :1]), dim=-1),
+    "twice": lambda t: torch.cat((t, t)),
+    "longer": lambda t: torch.cat((t, t), dim=2),
+}
 """For an image, latent or text embedding."""
 
 
@@ -82,193 +45,72 @@ def sized(height, width):
     return lambda t: torch.rand(len(t), height, width, 3, generator=torch.Generator().manual_seed(1))
 
 
-IMAGES = TENSORS + bad(
-    one_pixel=sized(1, 1),
-    portrait=sized(67, 31),
-    square=sized(40, 40),
-    wide=sized(9, 21),
-    line=sized(1, 500),
-    too_wide=lambda t: t[:, :1, :1].expand(len(t), 1, 20000, 3),
-    alpha=lambda t: torch.cat((t, t[..., :1]), dim=-1),
-    gray=lambda t: t[..., :1],
-    enormous=lambda t: t[:1, :1, :1].expand(10**6, 16384, 16384, 3),
-)
-
-
 def with_entry(name, value):
     return lambda latent: {**latent, name: value}
-
-
-LATENTS = [
-    Bad(way.name, lambda z, way=way: {**z, "samples": way.make(z["samples"])}) for way in TENSORS
-] + bad(
-    no_samples=lambda z: {},
-    samples_none=with_entry("samples", None),
-    samples_list=lambda z: {"samples": [z["samples"]]},
-    enormous=lambda z: {"samples": z["samples"][:, :, :1, :1, :1].expand(1, 48, 10**6, 1024, 1024)},
-    image_latent=lambda z: {"samples": z["samples"][:, :, 0]},
-    noise_mask=with_entry("noise_mask", torch.zeros(1, 1, 3, 2, 2)),
-    noise_mask_text=with_entry("noise_mask", "mask"),
-    foreign=with_entry("another pack's", {"a": 1}),
-    index=with_entry("batch_index", [0]),
-    index_seven=with_entry("batch_index", [7]),
-    index_long=with_entry("batch_index", [0, 1, 2]),
-    index_text=with_entry("batch_index", "0"),
-    index_texts=with_entry("batch_index", ["a"]),
-    index_float=with_entry("batch_index", [0.5]),
-    index_negative=with_entry("batch_index", [-1]),
-    index_huge=with_entry("batch_index", [10**12]),
-    index_number=with_entry("batch_index", 3),
-    index_tensor=with_entry("batch_index", torch.zeros(1)),
-    no_times=with_entry("swifti2v_keyframe_times", None),
-    times_number=with_entry("swifti2v_keyframe_times", 1),
-    times_texts=with_entry("swifti2v_keyframe_times", ["1"]),
-    times_nan=with_entry("swifti2v_keyframe_times", [math.nan]),
-    times_behind=with_entry("swifti2v_keyframe_times", [99]),
-    times_negative=with_entry("swifti2v_keyframe_times", [-1]),
-    times_many=with_entry("swifti2v_keyframe_times", [1, 2, 3]),
-)
 
 
 def with_options(**options):
     return lambda text: [[text[0][0], options]]
 
 
-PROMPTS = [Bad(way.name, lambda c, way=way: [[way.make(c[0][0]), c[0][1]]]) for way in TENSORS] + bad(
-    not_pairs=lambda c: c[0],
-    triples=lambda c: [[*c[0], 1]],
-    options_none=lambda c: [[c[0][0], None]],
-    text_none=lambda c: [[None, {}]],
-    tuples=lambda c: [tuple(c[0])],
-    two=lambda c: [*c, *c],
-    pooled=with_options(pooled_output=None),
-    range_text=with_options(swifti2v_frames="all"),
-    range_short=with_options(swifti2v_frames=(1,)),
-    range_nan=with_options(swifti2v_frames=(math.nan, 2)),
-    range_backwards=with_options(swifti2v_frames=(5, 2)),
-    range_behind=with_options(swifti2v_frames=(999, 0)),
-    range_good=with_options(swifti2v_frames=(0, 4)),
-    extra_frames=with_options(time_dim_concat=torch.zeros(1)),
-)
-
-SCHEDULES = bad(
-    **{
-        way.name: way.make
-        for way in TENSORS
-        if way.name in ("fp16", "fp64", "fp8", "meta", "requires_grad")
-    },
-    int64=lambda t: torch.tensor([1, 0]),
-    nan=lambda t: torch.tensor([1.0, math.nan, 0.0]),
-    infinite=lambda t: torch.tensor([math.inf, 1.0, 0.0]),
-    rising=lambda t: t.flip(0),
-    one=lambda t: t[:1],
-    none_left=lambda t: t[:0],
-    two_dimensions=lambda t: t[None],
-    strided=lambda t: t.repeat_interleave(2)[::2],
-    enormous=lambda t: torch.linspace(1, 0, 10**6),
-)
+IMAGES = {**TENSORS, "one pixel": sized(1, 1), "portrait": sized(67, 31), "a line": sized(1, 500)}
+LATENTS = {
+    **{name: lambda z, make=make: {**z, "samples": make(z["samples"])} for name, make in TENSORS.items()},
+    "no samples": lambda z: {},
+    "noise mask": with_entry("noise_mask", torch.zeros(1, 1, 3, 2, 2)),
+    "foreign entry": with_entry("another pack's", {"a": 1}),
+    "index": with_entry("batch_index", [7]),
+    "no times": with_entry("swifti2v_keyframe_times", None),
+    "times after the end": with_entry("swifti2v_keyframe_times", [99]),
+    "too many times": with_entry("swifti2v_keyframe_times", [1, 2, 3]),
+}
+PROMPTS = {
+    **{name: lambda c, make=make: [[make(c[0][0]), c[0][1]]] for name, make in TENSORS.items()},
+    "range of NaN": with_options(swifti2v_frames=(math.nan, 2)),
+    "range after the end": with_options(swifti2v_frames=(999, 0)),
+    "range": with_options(swifti2v_frames=(0, 4)),
+    "extra frames": with_options(time_dim_concat=torch.zeros(1)),
+}
+SCHEDULES = {
+    **DTYPES,
+    "NaN inside": lambda t: torch.tensor([1.0, math.nan, 0.0]),
+    "infinity inside": lambda t: torch.tensor([math.inf, 1.0, 0.0]),
+    "rising": lambda t: t.flip(0),
+    "empty": lambda t: t[:0],
+    "two dimensions": lambda t: t[None],
+}
 
 
-class Noise:
-    """A NOISE as another pack may write it."""
-
-    seed = 0
-
-    def __init__(self, make):
-        self._make = make
-
-    def generate_noise(self, latent):
-        return self._make(latent["samples"])
-
-
-class NoSeed:
-    def generate_noise(self, latent):
-        return torch.zeros_like(latent["samples"])
-
-
-NOISES = bad(
-    zeros=lambda _: Noise(torch.zeros_like),
-    short=lambda _: Noise(lambda samples: torch.zeros_like(samples[:, :, :1])),
-    nothing=lambda _: Noise(lambda samples: None),
-    no_seed=lambda _: NoSeed(),
-)
-
-
-def other_prompt(way):
+def guider_like(make_text=lambda text: text, cfg=1.0):
     def make(guider):
+        text = make_text([[torch.zeros(1, 8, 4096), {}]])
         spoiled = comfy.samplers.CFGGuider(guider.model_patcher)
-        text = way.make([[torch.zeros(1, 8, 4096), {}]])
         spoiled.set_conds(text, text)
-        return spoiled
-
-    return make
-
-
-def with_cfg(cfg):
-    def make(guider):
-        spoiled = other_prompt(Bad("same", lambda text: text))(guider)
         spoiled.set_cfg(cfg)
         return spoiled
 
     return make
 
 
-GUIDERS = [
-    Bad(way.name, other_prompt(way))
-    for way in PROMPTS
-    if way.name not in ("not_pairs", "triples", "options_none", "text_none")  # the host refuses these
-] + bad(cfg_nan=with_cfg(math.nan), cfg_none=with_cfg(None), cfg_text=with_cfg("1"), cfg_high=with_cfg(7))
-
-NUMBERS = bad(
-    below=lambda w: w.min - 1,
-    far_below=lambda w: -(10**30),
-    above=lambda w: w.max + 1,
-    enormous=lambda w: 10**5000,
-    infinite=lambda w: math.inf,
-    true=lambda w: True,
-    numeral=lambda w: str(w.min),
-    tensor=lambda w: torch.tensor(w.min),
-    numpy_integer=lambda w: np.int64(math.ceil(w.min)),
-    numpy_float=lambda w: np.float32(math.ceil(w.min)),
-    half=lambda w: w.min + 0.5,
-)
+GUIDERS = {
+    **{name: guider_like(make) for name, make in PROMPTS.items()},
+    "cfg NaN": guider_like(cfg=math.nan),
+}
+NUMBERS = {
+    "below": lambda w: w.min - 1,
+    "above": lambda w: w.max + 1,
+    "infinite": lambda w: math.inf,
+    "True": lambda w: True,
+    "half": lambda w: w.min + 0.5,
+    "NumPy integer": lambda w: np.int64(math.ceil(w.min)),
+    "NumPy float": lambda w: np.float32(math.ceil(w.min)),
+    "NumPy boolean": lambda w: np.bool_(True),
+}
 """For a number widget; made from the widget."""
 
-LARGE = "9" * 10**5
-TEXTS = bad(
-    empty=lambda w: "",
-    blank=lambda w: " \n\t",
-    null=lambda w: "10\x00, 5",
-    numbers=lambda w: "4",
-    infinite=lambda w: "1e999",
-    not_a_number=lambda w: "nan, nan",
-    negative=lambda w: "-1",
-    huge=lambda w: "1e308",
-    digits=lambda w: LARGE,
-    digits_short=lambda w: LARGE[:5000],
-    commas=lambda w: "," * 10**6,
-    many=lambda w: ", ".join(str(1000 - n / 10) for n in range(1500)),
-    surrogate=lambda w: "a\ud800b",
-    emoji=lambda w: "\U0001f600",
-    up=lambda w: "../../outside",
-    absolute=lambda w: "/outside/x",
-    drive=lambda w: "C:\\outside\\x",
-    folder=lambda w: "folder/",
-    long_name=lambda w: "n" * 300,
-    deep=lambda w: "d/" * 2000 + "x",
-    placeholder=lambda w: "%date%/%width%x%height%",
-    right_to_left=lambda w: "\u202egpj.exe",
-)
-
+WRITTEN = "", " \n\t", "4", "nan, nan", "1e999", "-1", "\U0001f600", "../../out", "/out/x", "x/", "n" * 300
+TEXTS = {repr(text)[:12]: lambda _, text=text: text for text in WRITTEN}
 WAYS = {
-    "IMAGE": IMAGES,
-    "LATENT": LATENTS,
-    "CONDITIONING": PROMPTS,
-    "SIGMAS": SCHEDULES,
-    "NOISE": NOISES,
-    "GUIDER": GUIDERS,
-    "INT": NUMBERS,
-    "FLOAT": NUMBERS,
-    "STRING": TEXTS,
-    "COMBO": TEXTS,
-}
+    "IMAGE": IMAGES, "LATENT": LATENTS, "CONDITIONING": PROMPTS, "SIGMAS": SCHEDULES, "GUIDER": GUIDERS,
+    "INT": NUMBERS, "FLOAT": NUMBERS, "STRING": TEXTS, "COMBO": TEXTS,
+}  # fmt: skip

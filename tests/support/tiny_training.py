@@ -21,7 +21,7 @@ def make_dataset(folder, lengths=(9, 8), channels=48, height=64, width=96, text_
                 "latents": latents(48, frames),
                 "references": latents(2, 48, frames),
                 "motion": latents(channels, frames),
-                # With equal text tokens some gradients are rounding noise, which Adam makes full steps of.
+                # With equal text tokens some gradients are rounding noise, which Adam scales to full steps.
                 "text": torch.randn(3, text_dim, generator=generator),
             }
             if channels == 16:
@@ -43,4 +43,9 @@ def stage_one(output, **settings):
 
 
 def project(dataset, **sections):
-    return Config(data=Data(str(dataset)), **sections)
+    return Config(data=Data(folder=str(dataset)), **sections)
+
+
+def changed(section, **settings):
+    """A copy with other settings, whose limits are not checked."""
+    return section.model_copy(update=settings)

@@ -40,4 +40,4 @@ def test_a_broken_parser_is_found(monkeypatch):
 @pytest.mark.skipif(not importlib.util.find_spec("atheris"), reason="atheris has no wheel here")
 @pytest.mark.parametrize("name", run.NAMES)
 def test_some_cases(name):
-    assert run.cases_of(name, "-runs=2000") >= 2000
+    assert run.count_cases(name, "-runs=2000") >= 2000

@@ -1,18 +1,18 @@
 import pytest
 
-from swifti2v_core.reference.keyframes import keyframe_frames
+from swifti2v_core.reference.keyframes import parse_keyframe_times
 from swifti2v_core.sigmas import parse_timesteps
-from swifti2v_core.text import LONGEST, shortened
+from swifti2v_core.text import MAX_CHARACTERS, shortened
 
 
 def test_short_text_stays():
     assert shortened("1000, 757, 522") == "1000, 757, 522"
-    assert shortened("x" * LONGEST) == "x" * LONGEST
+    assert shortened("x" * MAX_CHARACTERS) == "x" * MAX_CHARACTERS
     assert shortened("Übung 映像") == "Übung 映像"
 
 
 def test_long_text_is_cut_and_control_characters_go():
-    assert shortened("x" * (LONGEST + 1)) == "x" * LONGEST + "..."
+    assert shortened("x" * (MAX_CHARACTERS + 1)) == "x" * MAX_CHARACTERS + "..."
     assert shortened("a\nb\x00c\u202ed\ud800e") == "a b c d e"
 
 
@@ -33,7 +33,7 @@ TEXTS = (
 
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_parsers_end_in_a_sentence_of_bounded_length(text):
-    for parse in (parse_timesteps, lambda text: keyframe_frames(text, 2, 81)):
+    for parse in (parse_timesteps, lambda text: parse_keyframe_times(text, 2, 81)):
         try:
             parse(text)
         except ValueError as error:

@@ -205,6 +205,43 @@ def test_read_only_works_for_any_head_layout(pack, heads_in, heads_out):
     assert torch.allclose(result, expected, atol=1e-5)
 
 
+# --- An attention that ignores the override ---------------------------------------------------------
+
+
+@pytest.fixture(params=["read-only context", "temporal windows"])
+def arranged(request, run, tiny, make_latent):
+    """A sampling whose attention must be arranged by our override."""
+    if request.param == "read-only context":
+        options = {"model": tiny, "z_ref": make_latent(5, 4, 4), "context": "read-only", "steps": 1}
+        return lambda: run("SwiftI2V_SegmentSampler", **options)
+
+    def sample_in_windows():
+        model = run("SwiftI2V_TemporalWindows", model=tiny, window_frames=2)[0]
+        text = [[torch.zeros(1, 8, 4096), {}]]
+        with torch.inference_mode():
+            options = (model, 0, 1, 1.0, "euler", "simple", text, text, make_latent(5, 4, 4), 0.5)
+            return host_nodes.KSampler().sample(*options)
+
+    return sample_in_windows
+
+
+def test_an_attention_that_ignores_the_override_is_reported(arranged, monkeypatch):
+    """The picture would follow another arrangement than the chosen one, and nobody would know."""
+    monkeypatch.setattr("comfy.ldm.wan.model.optimized_attention", attention_pytorch.__wrapped__)
+    with pytest.raises(RuntimeError, match=r"does not call optimized_attention_override.*bidirectional"):
+        arranged()
+
+
+def test_an_attention_that_does_not_name_its_block_stops_the_run(arranged, monkeypatch):
+    def without_block(*args, transformer_options, **kwargs):
+        options = {key: value for key, value in transformer_options.items() if key != "block_index"}
+        return attention_pytorch(*args, transformer_options=options, **kwargs)
+
+    monkeypatch.setattr("comfy.ldm.wan.model.optimized_attention", without_block)
+    with pytest.raises(KeyError, match="block_index"):
+        arranged()
+
+
 # --- Compiled models --------------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ def test_0_is_the_sampler_without_it(pack, run, model, z_ref, monkeypatch):
 @pytest.mark.parametrize("batch", [1, 2])
 def test_1_gives_every_frame_the_references_statistics(pack, run, model, make_latent, batch, monkeypatch):
     drift = drift_control
-    monkeypatch.setattr(drift, "MOST_GAIN", 1e3)  # random areas are no photo to a tiny model
+    monkeypatch.setattr(drift, "MAX_GAIN", 1e3)  # random areas are no photo to a tiny model
     areas = make_latent(8, 2, 3, batch=batch)["samples"]
     z_ref = {"samples": areas.repeat_interleave(4, dim=3).repeat_interleave(4, dim=4)}
     wanted = drift.low_pass_statistics(z_ref["samples"])

@@ -36,7 +36,7 @@ def test_the_reference_passes_through_them(run, vae, photo, motion, keyframes):
         assert (stills["samples"][:, :, index : index + 1] - still).abs().max() < 1e-5
 
 
-def test_without_keyframes_nothing_is_handed_on(run, vae, photo, motion, caplog):
+def test_without_keyframes_nothing_is_passed_on(run, vae, photo, motion, caplog):
     with caplog.at_level(logging.WARNING, logger="SwiftI2V"):
         assert encoded(run, vae, photo, motion, keyframe_times="5")[1] is None
     assert 'keyframe_times is "5", but no keyframes are connected.' in caplog.text
@@ -140,7 +140,9 @@ def test_they_change_what_is_made_and_the_simple_node_is_the_advanced_one(run, s
         ("SwiftI2V_SegmentSampler", {"keyframes": keyframe_latent([8])}, "nearest valid one is 7"),
     ],
 )
-def test_mistakes_are_said(run, vae, stage_two, photo, motion, keyframes, z_ref, node_id, options, words):
+def test_mistakes_are_refused(
+    run, vae, stage_two, photo, motion, keyframes, z_ref, node_id, options, words
+):
     base = {
         "SwiftI2V_AnchorEncode": {
             "image": photo,

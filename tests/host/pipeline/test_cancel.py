@@ -77,7 +77,7 @@ KEEPING = ["segments, saved"]
 def plans(pack, monkeypatch):
     """Decode in resting strips, several latent frames at a time: what runs longest in one piece."""
     plan = memory_plan
-    monkeypatch.setattr(plan, "plan_decode", lambda *_: plan.DecodePlan(2, 3, rests=True))
+    monkeypatch.setattr(plan, "plan_decode", lambda *_: plan.DecodePlan(2, 3, offload=True))
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def listening(pack, monkeypatch):
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_cancel_is_heard_at_every_piece_of_work(jobs, job, listening, plans):
+def test_every_piece_of_work_can_be_cancelled(jobs, job, listening, plans):
     jobs[job]()
     conditions = 2 if job == "segments, guided" else 1
     assert listening[0] <= conditions

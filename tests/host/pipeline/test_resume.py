@@ -1,4 +1,4 @@
-"""Runs that stop and go on, in the real host: the same bits, or a run of its own."""
+"""Runs that stop and resume, in the real ComfyUI: the same bits, or a separate run."""
 
 import logging
 import shutil
@@ -10,9 +10,10 @@ import comfy_extras.nodes_custom_sampler as custom
 import folder_paths
 import pytest
 import torch
+from patched_models import lora, with_option, with_other_weight
 from safetensors.torch import load_file, save_file
-from swifti2v.nodes.comfyui import compiled_model, model_files, model_identity, models, progress
-from swifti2v.swifti2v_core.resume import fingerprint, saved_segments
+from swifti2v.nodes.comfyui import model_files, model_identity, models, progress
+from swifti2v.swifti2v_core.resume import saved_segments
 
 SEGMENTS = 3  # of 8 latent frames with M = 3
 
@@ -39,17 +40,17 @@ def said(caplog):
 
 
 @pytest.fixture
-def cancelled(pack, monkeypatch):
+def cancelled(monkeypatch):
     """Run a function and cancel it at a progress report, counted from 1, as the button does."""
 
     def run_until(number, function, **inputs):
         reports, show = [], progress.SamplingProgress._show
 
-        def cancelling(progress, *args):
+        def cancelling(bar, *args):
             reports.append(args)
             if len(reports) == number:
                 comfy.model_management.interrupt_current_processing()
-            show(progress, *args)
+            show(bar, *args)
 
         with monkeypatch.context() as patched:
             patched.setattr(progress.SamplingProgress, "_show", cancelling)
@@ -113,7 +114,7 @@ def test_a_checkpoint_changes_nothing(sample, folder):
 @pytest.mark.parametrize(
     ("report", "finished"), [(1, 0), (3, 0), (4, 1), (5, 1), (7, 1), (8, 2), (11, 2), (12, 3)]
 )
-def test_a_cancelled_run_goes_on_behind_its_finished_segments(
+def test_a_cancelled_run_resumes_after_its_finished_segments(
     sample, cancelled, said, folder, report, finished
 ):
     """One report per step, and one when a segment is finished and saved."""
@@ -122,7 +123,7 @@ def test_a_cancelled_run_goes_on_behind_its_finished_segments(
     assert len(files(folder)) == finished
     said()
     assert torch.equal(sample(checkpoint="walk"), expected)
-    assert said() == ([f'Checkpoint "walk": {finished} of 3 segments are there.'] if finished else [])
+    assert said() == ([f'Checkpoint "walk": {finished} of 3 segments restored.'] if finished else [])
 
 
 def test_a_finished_run_is_not_made_again(sample, monkeypatch):
@@ -149,7 +150,7 @@ def test_delete_when_done_keeps_what_is_not_done(sample_advanced, folder):
     assert files(folder) == []
 
 
-def test_a_batch_goes_on_inside_its_second_clip(sample, cancelled, folder):
+def test_a_batch_resumes_inside_its_second_clip(sample, cancelled, folder):
     two = {"z_ref": reference(batch=2)}
     expected = sample(**two)
     cancelled(18, sample, checkpoint="walk", **two)
@@ -167,40 +168,6 @@ def test_later_segments_of_a_started_latent(sample_advanced, folder):
     changed[:, :, 3] += 1
     sample_advanced(**{**started, "latent": {"samples": changed}})
     assert len(files(folder)) == 4
-
-
-def lora(model):
-    """Return a clone with a LoRA on one weight of a block, as ComfyUI's loader makes it."""
-    import comfy.lora
-
-    key = "diffusion_model.blocks.0.self_attn.q.weight"
-    out_dim, in_dim = model.model.state_dict()[key].shape
-    generator = torch.Generator().manual_seed(0)
-    weights = {
-        f"{key.removesuffix('.weight')}.lora_{name}.weight": torch.randn(shape, generator=generator)
-        for name, shape in (("up", (out_dim, 2)), ("down", (2, in_dim)))
-    }
-    import comfy.sd
-
-    return comfy.sd.load_lora_for_models(model, None, weights, 0.5, 0)[0]
-
-
-def with_option(model):
-    clone = model.clone()
-    scale = 0.5
-
-    def scaled(args):
-        return args["cond"] * scale + args["uncond"] * (1 - scale)
-
-    clone.set_model_sampler_cfg_function(scaled)
-    return clone
-
-
-def with_other_weight(model):
-    clone = model.clone()
-    key = "diffusion_model.head.head.bias"
-    clone.add_patches({key: ("diff", (torch.full_like(model.model.state_dict()[key], 0.1),))})
-    return clone
 
 
 DIFFERENT = {
@@ -225,13 +192,12 @@ DIFFERENT = {
         lambda model: {"model": with_other_weight(model)},
     ],
 }
-"""Inputs that differ in one thing, by the word for it."""
 
 
 @pytest.mark.parametrize(
     ("word", "change"), [(word, change) for word, changes in DIFFERENT.items() for change in changes]
 )
-def test_another_run_starts_anew_and_says_why(sample_advanced, stage_two, said, folder, word, change):
+def test_another_run_starts_over_and_says_why(sample_advanced, stage_two, said, folder, word, change):
     sample_advanced(checkpoint="walk")
     said()
     inputs = change(stage_two)
@@ -249,7 +215,7 @@ def test_a_function_in_the_options_counts(sample_advanced, stage_two, said):
     assert "differs in model patches, prompts and guidance;" in said()[0]
 
 
-def test_other_weights_and_another_version_count(pack, sample, stage_two, said, monkeypatch):
+def test_other_weights_and_another_version_count(sample, stage_two, said, monkeypatch):
     sample(checkpoint="walk")
     said()
     weights = model_identity.model_weights(stage_two)
@@ -260,95 +226,12 @@ def test_other_weights_and_another_version_count(pack, sample, stage_two, said, 
         patched.setattr(model_identity, "model_weights", lambda _: changed)
         sample(checkpoint="walk")
     assert "differs in model weights;" in said()[0]
-    monkeypatch.setattr("comfyui_version.__version__", "9.9")
+    monkeypatch.setattr(model_identity, "comfyui_version", "9.9")
     sample(checkpoint="walk")
     assert "differs in versions and device;" in said()[0]
 
 
-class Around(torch.nn.Module):
-    """A module that another pack puts around one of the network's."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, *args, **kwargs):
-        return self.inner(*args, **kwargs)
-
-
-def with_module(model):
-    clone, name = model.clone(), "diffusion_model.blocks.0.cross_attn"
-    clone.add_object_patch(name, Around(clone.get_model_object(name)))
-    return clone
-
-
-def with_compute_dtype(model):
-    clone = model.clone()
-    clone.set_model_compute_dtype(torch.float32)
-    return clone
-
-
-@pytest.mark.parametrize("patch", [lambda model: model, lora, with_option, with_module, with_compute_dtype])
-def test_the_same_model_is_the_same_before_and_after_use(pack, sample_advanced, stage_two, patch, said):
-    """Loading patches weights in place and moves them; another process finds them untouched."""
-    model = patch(stage_two)
-    core = fingerprint
-
-    def prints(model):
-        named = model_identity.without_weights(model)
-        weights = core.fingerprint_tensors(model_identity.model_weights(model), lambda: None)
-        return weights, core.fingerprint(model_identity.model_changes(model), named)
-
-    comfy.model_management.unload_all_models()
-    fresh = prints(model)
-    sample_advanced(model=model, cfg=2.0)
-    assert prints(model) == fresh
-    comfy.model_management.unload_all_models()
-    assert prints(model) == fresh
-    assert prints(patch(stage_two)) == fresh
-    assert prints(stage_two)[0] == fresh[0]
-
-
-@pytest.mark.parametrize("patch", [with_module, with_compute_dtype])
-def test_a_model_is_the_same_while_a_clone_of_it_is_loaded(pack, sample_advanced, stage_two, patch):
-    core = fingerprint
-
-    def prints():
-        named = model_identity.without_weights(stage_two)
-        weights = core.fingerprint_tensors(model_identity.model_weights(stage_two), lambda: None)
-        return weights, core.fingerprint(model_identity.model_changes(stage_two), named)
-
-    sample_advanced()
-    before = prints()
-    sample_advanced(model=patch(stage_two))
-    assert prints() == before
-
-
-def test_weights_are_all_that_a_file_holds(pack, stage_two, workspace):
-    file = load_file(workspace / "models" / "diffusion_models" / "tiny_stage2_detail.safetensors")
-    found = model_identity.model_weights(stage_two)
-    assert found.keys() == {f"diffusion_model.{key.removeprefix('model.diffusion_model.')}" for key in file}
-
-
-def test_another_arithmetic_is_another_run(pack, workspace, monkeypatch):
-    """On cards that have it, fp8_e4m3fn_fast multiplies the same weights in fp8."""
-    core = fingerprint
-    monkeypatch.setattr(comfy.model_management, "supports_fp8_compute", lambda *_: True)
-    models = [
-        models.load_model("tiny_stage2_detail.safetensors", dtype)
-        for dtype in ("fp8_e4m3fn", "fp8_e4m3fn_fast")
-    ]
-    weights = [
-        core.fingerprint_tensors(model_identity.model_weights(model), lambda: None) for model in models
-    ]
-    changes = [
-        core.fingerprint(model_identity.model_changes(model), model_identity.without_weights(model))
-        for model in models
-    ]
-    assert weights[0] == weights[1] and changes[0] != changes[1]
-
-
-def test_quantized_weights_can_be_saved(pack, sample, said):
+def test_quantized_weights_can_be_saved(sample, said):
     """ComfyUI's quantized layers list weights in their state that the module does not have."""
     import comfy.sd
 
@@ -365,10 +248,10 @@ def test_quantized_weights_can_be_saved(pack, sample, said):
     expected = sample(model=model)
     assert torch.equal(sample(model=model, checkpoint="walk"), expected)
     assert torch.equal(sample(model=model, checkpoint="walk"), expected)
-    assert said() == ['Checkpoint "walk": 3 of 3 segments are there.']
+    assert said() == ['Checkpoint "walk": 3 of 3 segments restored.']
 
 
-def test_a_vae_inside_a_patch_counts_and_does_no_harm(pack, sample, stage_two, vae, said):
+def test_a_vae_inside_a_patch_counts_and_does_no_harm(sample, stage_two, vae, said):
     model = stage_two.clone()
 
     class Previews:
@@ -384,24 +267,7 @@ def test_a_vae_inside_a_patch_counts_and_does_no_harm(pack, sample, stage_two, v
     expected = sample(model=model, checkpoint="walk")
     said()
     assert torch.equal(sample(model=model, checkpoint="walk"), expected)
-    assert said() == ['Checkpoint "walk": 3 of 3 segments are there.']
-
-
-def test_compiled_blocks_are_the_same_in_every_process(pack, stage_two, said):
-    core = fingerprint
-
-    def prints():
-        model = compiled_model.with_compiled_blocks(stage_two)
-        return core.fingerprint(
-            model_identity.model_changes(model),
-            model_identity.without_weights(model),
-        )
-
-    assert prints() == prints()
-    assert prints() != core.fingerprint(
-        model_identity.model_changes(stage_two),
-        model_identity.without_weights(stage_two),
-    )
+    assert said() == ['Checkpoint "walk": 3 of 3 segments restored.']
 
 
 def test_a_damaged_segment_is_made_again(sample, folder, said):
@@ -414,7 +280,7 @@ def test_a_damaged_segment_is_made_again(sample, folder, said):
     assert "segment-00001.safetensors is ignored" in lines[0] and "1 of 3" in lines[1]
 
 
-def test_a_stranger_s_folder_brings_nothing_in(sample, folder):
+def test_segments_of_another_run_are_not_restored(sample, folder):
     """Segments that someone else's run left, renamed to fit, do not enter this one."""
     expected = sample()
     sample(checkpoint="walk", seed=99)
@@ -428,15 +294,14 @@ def test_a_stranger_s_folder_brings_nothing_in(sample, folder):
     assert torch.equal(sample(checkpoint="walk"), expected)
 
 
-def test_a_full_disk_does_not_stop_the_run(pack, sample, said, monkeypatch, folder):
+def test_a_full_disk_does_not_stop_the_run(sample, said, monkeypatch, folder):
     expected = sample()
-    module = saved_segments
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(module.os, "fsync", full)
+        patched.setattr(saved_segments.os, "fsync", full)
         assert torch.equal(sample(checkpoint="walk"), expected)
     assert [line.count("not on disk yet (No space left on device)") for line in said()] == [1, 1, 1]
     assert files(folder) == [] and not list(folder.rglob("*.part"))
@@ -450,7 +315,7 @@ def test_a_full_disk_does_not_stop_the_run(pack, sample, said, monkeypatch, fold
         ({"checkpoint": "walk", "checkpoint_files": "burn"}, 'checkpoint_files is "burn", but must be'),
     ],
 )
-def test_wrong_names_are_told_before_a_model_loads(sample, monkeypatch, inputs, sentence):
+def test_wrong_names_are_refused_before_a_model_loads(sample, monkeypatch, inputs, sentence):
     def no_loading(*_args, **_kwargs):
         raise AssertionError("a model was loaded")
 
@@ -459,7 +324,7 @@ def test_wrong_names_are_told_before_a_model_loads(sample, monkeypatch, inputs, 
         sample(**inputs)
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_a_model_loads(sample, monkeypatch, folder):
+def test_a_folder_that_cannot_be_written_is_refused_before_a_model_loads(sample, monkeypatch, folder):
     folder.parent.mkdir(exist_ok=True)
     folder.write_text("in the way")
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", None)

@@ -27,12 +27,12 @@ HOPPER, ADA, BLACKWELL = (9, 0), (8, 9), (12, 0)
 def test_cudnn_is_preferred_where_it_was_measured(
     capability, dtype, head_dim, query_tokens, key_tokens, chosen
 ):
-    assert kernels.ORDER  # this PyTorch can prefer a kernel
+    assert kernels.KERNEL_ORDER  # this PyTorch can prefer a kernel
     assert kernels.prefers_cudnn(capability, dtype, head_dim, query_tokens, key_tokens) is chosen
 
 
 def test_an_old_pytorch_chooses_nothing(monkeypatch):
-    monkeypatch.setattr(kernels, "ORDER", [])
+    monkeypatch.setattr(kernels, "KERNEL_ORDER", [])
     assert not kernels.prefers_cudnn(HOPPER, torch.bfloat16, 128, 17600, 17600)
 
 
@@ -70,5 +70,5 @@ def test_cudnn_comes_first_and_nothing_stays_set(monkeypatch):
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
     part = torch.ones(1, 1, 4, 8)
     kernels.attend_cudnn_first(part, part, part, 1, heads_in=True, heads_out=True)
-    assert seen[0][: len(kernels.ORDER)] == [int(kernel) for kernel in kernels.ORDER]
+    assert seen[0][: len(kernels.KERNEL_ORDER)] == [int(kernel) for kernel in kernels.KERNEL_ORDER]
     assert torch._C._get_sdp_priority_order() == before

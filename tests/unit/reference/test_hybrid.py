@@ -103,7 +103,7 @@ def test_color_match_of_a_flat_clip_is_finite():
 @pytest.mark.parametrize("fit", ["crop", "pad"])
 @pytest.mark.parametrize("size", [(1280, 704), (1920, 1088), (704, 1280)])
 def test_a_clip_at_rest_stays_at_rest_whatever_the_proportions(fit, size):
-    """Photo 4:3, motion 20:11, result of a third shape: frame 0 lies on the frames after it."""
+    """Photo 4:3, motion 20:11, result of a third shape: frame 0 is aligned with the frames after it."""
     still = photo(600, 800)
     motion = fit_frames(still, 640, 352, fit).repeat(5, 1, 1, 1)
     clip = build_reference(still, motion, ReferenceSettings(*size, 5, fit))

@@ -4,15 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swifti2v_core.geometry import latent_frame_of
-from swifti2v_core.reference.keyframes import append_frames, append_silence, keyframe_frames
+from swifti2v_core.reference.keyframes import append_frames, append_zero_noise, parse_keyframe_times
 from swifti2v_core.stage_two.segments import plan_segments
 
 
 def test_times_are_read_or_spread():
-    assert keyframe_frames("", 1, 81) == [80]
-    assert keyframe_frames(" ", 3, 81) == [26, 53, 80]
-    assert keyframe_frames("5, 80", 2, 81) == [5, 80]
-    assert keyframe_frames("1 5 9", 3, 13) == [1, 5, 9]
+    assert parse_keyframe_times("", 1, 81) == [80]
+    assert parse_keyframe_times(" ", 3, 81) == [26, 53, 80]
+    assert parse_keyframe_times("5, 80", 2, 81) == [5, 80]
+    assert parse_keyframe_times("1 5 9", 3, 13) == [1, 5, 9]
 
 
 @given(st.integers(1, 80), st.integers(1, 20))
@@ -20,10 +20,10 @@ def test_spread_keyframes_fit_every_plan(steps, count):
     frames = 4 * steps + 1
     if count > steps:
         with pytest.raises(ValueError, match=f"nearest valid number is {steps}"):
-            keyframe_frames("", count, frames)
+            parse_keyframe_times("", count, frames)
         return
-    numbers = keyframe_frames("", count, frames)
-    assert keyframe_frames(", ".join(map(str, numbers)), count, frames) == numbers
+    numbers = parse_keyframe_times("", count, frames)
+    assert parse_keyframe_times(", ".join(map(str, numbers)), count, frames) == numbers
     assert plan_segments(steps + 1, 3, min(1, steps - 1), [latent_frame_of(number) for number in numbers])
 
 
@@ -40,16 +40,16 @@ def test_spread_keyframes_fit_every_plan(steps, count):
 )
 def test_wrong_times_say_what_is_right(text, count, words):
     with pytest.raises(ValueError) as error:
-        keyframe_frames(text, count, 81)
+        parse_keyframe_times(text, count, 81)
     assert words in str(error.value)
 
 
-def test_keyframes_lie_behind_the_clip_and_have_no_noise():
+def test_keyframes_are_appended_to_the_clip_and_have_no_noise():
     latents, keyframes = torch.rand(2, 3, 4, 2, 2), torch.rand(1, 3, 2, 2, 2)
     longer = append_frames(latents, keyframes)
     assert torch.equal(longer[:, :, :4], latents)
     assert torch.equal(longer[1:, :, 4:], keyframes) and torch.equal(longer[:1, :, 4:], keyframes)
-    noise = append_silence(latents, keyframes)
+    noise = append_zero_noise(latents, keyframes)
     assert (
         torch.equal(noise[:, :, :4], latents) and not noise[:, :, 4:].any() and noise.shape == longer.shape
     )

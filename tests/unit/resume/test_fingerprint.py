@@ -1,4 +1,4 @@
-"""The digest of what determines a result: equal for equal content in any process."""
+"""The digest of everything that determines a result: equal for equal content in any process."""
 
 import functools
 import hashlib
@@ -40,7 +40,7 @@ class Slots:
 
 
 class Opaque:
-    """Holds what no one can look into."""
+    """Holds an object that cannot be inspected."""
 
     def __init__(self):
         self.steps = (number for number in range(3))
@@ -105,6 +105,7 @@ VALUES = {
     "other path": lambda: Path("b"),
     "layout in memory": lambda: torch.channels_last,
     "generic type": lambda: list[int],
+    "other generic type": lambda: list[Settings],
     "descriptor": lambda: torch.Tensor.half,
     "other descriptor": lambda: torch.Tensor.float,
     "slot of a type": lambda: int.__add__,
@@ -138,7 +139,7 @@ def test_equal_content_is_equal_and_any_other_is_not():
 
 
 def test_another_process_finds_the_same():
-    """Ids, hash seeds and set orders differ from process to process; a checkpoint must not."""
+    """Ids, hash seeds and set orders differ from process to process; the digest must not."""
     code = "import test_fingerprint as t; print([t.fingerprint(make()) for make in t.VALUES.values()])"
     paths = [str(ROOT), str(ROOT / "tests" / "unit" / "resume")]
     outputs = {
@@ -178,20 +179,20 @@ def test_a_subclass_counts_with_the_tensors_inside():
     assert same != fingerprint(TwoTensor(first, second + 1))
 
 
-def test_what_says_nothing_does_not_count():
+def test_ignored_types_and_the_order_of_a_mapping_do_not_count():
     assert fingerprint({"uuid": uuid.uuid4()}) == fingerprint({"uuid": uuid.uuid4()})
     assert fingerprint(threading.Lock()) == fingerprint(threading.Lock())
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
 
 
-def test_what_cannot_be_looked_into_is_never_equal(caplog):
+def test_what_cannot_be_inspected_is_never_equal(caplog):
     with caplog.at_level(logging.WARNING, "SwiftI2V"):
         assert fingerprint(Opaque()) != fingerprint(Opaque())
     assert "builtins.generator cannot be compared" in caplog.text
     assert fingerprint(torch.zeros(3, device="meta")) != fingerprint(torch.zeros(3, device="meta"))
 
 
-def test_a_path_is_the_same_after_it_was_asked_for_its_hash():
+def test_a_path_is_the_same_after_its_hash_was_computed():
     path = Path("a") / "b"
     before = fingerprint(path)
     assert hash(path) and fingerprint(path) == before
@@ -211,7 +212,7 @@ def test_sharing_does_not_count():
     assert fingerprint([shared, shared]) == fingerprint([torch.ones(2), torch.ones(2)])
 
 
-def test_names_stand_for_what_is_told_apart_otherwise():
+def test_a_substitute_replaces_an_object():
     model = torch.nn.Linear(2, 2)
 
     def named(value):
@@ -223,7 +224,7 @@ def test_names_stand_for_what_is_told_apart_otherwise():
     assert fingerprint([model], named) == digest == fingerprint(["the model"])
 
 
-def test_many_tensors_side_by_side():
+def test_many_tensors_are_hashed_in_parallel():
     weights = {f"block.{index}": torch.full((4,), float(index)) for index in range(40)}
     seen = []
     digest = fingerprint_tensors(weights, lambda: seen.append(1))
@@ -245,7 +246,7 @@ def test_hashing_weights_can_be_cancelled():
 
 
 def test_it_is_sha256():
-    """One value worked out by hand: kind and text, each behind its length."""
+    """One value worked out by hand: type and text, each after its length."""
     parts = [b"builtins.str", b"'photo'"]
     packed = b"".join(len(part).to_bytes(8, "little") + part for part in parts)
     assert fingerprint("photo") == hashlib.sha256(packed).hexdigest()

@@ -1,4 +1,4 @@
-"""Finished segments on disk: whole or not there, never another run's, never outside their folder."""
+"""Finished segments on disk: complete or absent, never another run's, never outside their folder."""
 
 import json
 import logging
@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file, save
 
 from swifti2v_core.resume import saved_segments as module
-from swifti2v_core.resume.saved_segments import Checkpoint, check_name
+from swifti2v_core.resume.saved_segments import SavedSegments, check_name
 
 ROOT = Path(__file__).resolve().parents[3]
 SHAPE = (1, 48, 3, 4, 6)
-PARTS = {"noise or seed": "a", "sigmas": "b"}
+FINGERPRINTS = {"noise or seed": "a", "sigmas": "b"}
 
 
 def frames(seed=0):
@@ -28,16 +28,16 @@ def frames(seed=0):
 
 
 @pytest.fixture
-def checkpoint(tmp_path):
-    made = Checkpoint(tmp_path / "base", "walk", PARTS)
+def saved(tmp_path):
+    made = SavedSegments(tmp_path / "base", "walk", FINGERPRINTS)
     made.prepare(0)
     return made
 
 
 @pytest.fixture
-def only_file(checkpoint, tmp_path):
+def only_file(saved, tmp_path):
     """Path of the one segment that is saved."""
-    checkpoint.save(0, 0, frames())
+    saved.save(0, 0, frames())
     (path,) = (tmp_path / "base").rglob("*.safetensors")
     return path
 
@@ -48,14 +48,14 @@ def warned(caplog):
     return lambda: [record.getMessage() for record in caplog.records]
 
 
-def test_a_saved_segment_comes_back_bit_for_bit(checkpoint, tmp_path):
+def test_a_saved_segment_comes_back_bit_for_bit(saved, tmp_path):
     clip = torch.randn(1, 48, 9, 4, 6)
     clip[0, 0, 4, 0, :3] = torch.tensor([-0.0, 1e-42, torch.finfo(torch.float32).max])
-    checkpoint.save(2, 7, clip[:, :, 4:7])
-    again = Checkpoint(tmp_path / "base", "walk", PARTS).load(2, 7, SHAPE)
+    saved.save(2, 7, clip[:, :, 4:7])
+    again = SavedSegments(tmp_path / "base", "walk", FINGERPRINTS).load(2, 7, SHAPE)
     assert torch.equal(again.view(torch.int32), clip[:, :, 4:7].contiguous().view(torch.int32))
-    assert checkpoint.load(2, 6, SHAPE) is None
-    assert checkpoint.load(0, 7, SHAPE) is None
+    assert saved.load(2, 6, SHAPE) is None
+    assert saved.load(0, 7, SHAPE) is None
 
 
 def test_the_file_is_readable_by_others(only_file):
@@ -69,43 +69,44 @@ def current_umask():
     return mask
 
 
-def test_runs_under_one_name_do_not_mix(checkpoint, tmp_path, warned):
-    checkpoint.save(0, 0, frames(0))
-    other = Checkpoint(tmp_path / "base", "walk", {**PARTS, "noise or seed": "c"})
+def test_runs_under_one_name_do_not_mix(saved, tmp_path, warned):
+    saved.save(0, 0, frames(0))
+    other = SavedSegments(tmp_path / "base", "walk", {**FINGERPRINTS, "noise or seed": "c"})
     other.prepare(0)
     assert other.load(0, 0, SHAPE) is None
-    other.tell(3, 3)
+    other.log_restored(3, 3)
     assert warned() == [
-        'Checkpoint "walk" holds a run that differs in noise or seed; this one starts anew beside it.'
+        'Checkpoint "walk" holds a run that differs in noise or seed; this run starts from the beginning '
+        "and is saved separately."
     ]
     other.save(0, 0, frames(1))
     other.delete()
-    assert torch.equal(checkpoint.load(0, 0, SHAPE), frames(0))
+    assert torch.equal(saved.load(0, 0, SHAPE), frames(0))
 
 
 def test_the_nearest_run_is_named(tmp_path, warned):
-    for parts in ({"sigmas": "x", "noise or seed": "y"}, {**PARTS, "sigmas": "x"}):
-        saved = Checkpoint(tmp_path, "walk", parts)
+    for fingerprints in ({"sigmas": "x", "noise or seed": "y"}, {**FINGERPRINTS, "sigmas": "x"}):
+        saved = SavedSegments(tmp_path, "walk", fingerprints)
         saved.prepare(0)
         saved.save(0, 0, frames())
-    Checkpoint(tmp_path, "walk", PARTS).tell(3, 3)
+    SavedSegments(tmp_path, "walk", FINGERPRINTS).log_restored(3, 3)
     assert "differs in sigmas;" in warned()[0]
 
 
-def test_what_is_there_is_told(checkpoint, warned):
-    checkpoint.tell(7, 2)
-    checkpoint.tell(7, 7)  # no other run: nothing to say
-    assert warned() == ['Checkpoint "walk": 5 of 7 segments are there.']
+def test_the_number_of_restored_segments_is_logged(saved, warned):
+    saved.log_restored(7, 2)
+    saved.log_restored(7, 7)  # no other run: nothing to log
+    assert warned() == ['Checkpoint "walk": 5 of 7 segments restored.']
 
 
-def test_deleting_leaves_nothing_but_others(checkpoint, only_file, tmp_path):
+def test_deleting_leaves_nothing_but_others(saved, only_file, tmp_path):
     foreign = only_file.parent.parent / "notes.txt"
     foreign.write_text("mine")
-    checkpoint.delete()
+    saved.delete()
     assert [path for path in (tmp_path / "base").rglob("*") if path.is_file()] == [foreign]
     foreign.unlink()
-    checkpoint.prepare(0)
-    checkpoint.delete()
+    saved.prepare(0)
+    saved.delete()
     assert list((tmp_path / "base").iterdir()) == []
 
 
@@ -161,7 +162,7 @@ BROKEN = {
     ),
     "overflowing shape": lambda path: other_tensor(path, shape=[2**62, 2**62]),
     "negative shape": lambda path: other_tensor(path, shape=[1, 48, 3, -4, -6]),
-    "offsets behind the end": lambda path: other_tensor(path, data_offsets=[13824, 27648]),
+    "offsets past the end": lambda path: other_tensor(path, data_offsets=[13824, 27648]),
     "offsets the wrong way round": lambda path: other_tensor(path, data_offsets=[13824, 0]),
     "another type": lambda path: other_tensor(path, dtype="I32"),
     "an unknown type": lambda path: other_tensor(path, dtype="F31"),
@@ -188,55 +189,55 @@ def twice(path):
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_file_is_told_in_one_line_and_ignored(checkpoint, only_file, warned, case):
+def test_a_broken_file_is_logged_in_one_line_and_ignored(saved, only_file, warned, case):
     only_file.write_bytes(BROKEN[case](only_file))
-    assert checkpoint.load(0, 0, SHAPE) is None
+    assert saved.load(0, 0, SHAPE) is None
     (line,) = warned()
     assert line.startswith('Checkpoint "walk": clip-0000-segment-00000.safetensors is ignored: it ')
     assert "\n" not in line and len(line) < 300
     # The next run writes over it.
-    checkpoint.save(0, 0, frames(5))
-    assert torch.equal(checkpoint.load(0, 0, SHAPE), frames(5))
+    saved.save(0, 0, frames(5))
+    assert torch.equal(saved.load(0, 0, SHAPE), frames(5))
 
 
-def test_a_broken_file_is_no_run_to_compare_with(checkpoint, only_file, tmp_path, warned):
+def test_a_broken_file_is_no_run_to_compare_with(saved, only_file, tmp_path, warned):
     for case in BROKEN.values():
         broken = case(only_file)
         folder = tmp_path / "base" / "walk" / "0123456789abcdef"
         folder.mkdir(exist_ok=True)
         (folder / "clip-0000-segment-00000.safetensors").write_bytes(broken)
-        Checkpoint(tmp_path / "base", "walk", {"noise or seed": "new"}).tell(3, 3)
-    assert all("starts anew beside it" in line for line in warned())
+        SavedSegments(tmp_path / "base", "walk", {"noise or seed": "new"}).log_restored(3, 3)
+    assert all("starts from the beginning" in line for line in warned())
 
 
-def test_another_size_is_told(checkpoint, only_file, warned):
-    assert checkpoint.load(0, 0, (1, 48, 3, 40, 60)) is None
+def test_another_size_is_logged(saved, only_file, warned):
+    assert saved.load(0, 0, (1, 48, 3, 40, 60)) is None
     assert "where 1382400 and a short header belong" in warned()[0]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
-def test_a_pipe_does_not_hang_and_a_link_is_not_followed(checkpoint, only_file, tmp_path, warned):
+def test_a_pipe_does_not_hang_and_a_link_is_not_followed(saved, only_file, tmp_path, warned):
     elsewhere = tmp_path / "elsewhere.safetensors"
     only_file.rename(elsewhere)
     only_file.symlink_to(elsewhere)
-    assert checkpoint.load(0, 0, SHAPE) is None
-    checkpoint.save(0, 0, frames(1))  # takes the link's place, not its target's
+    assert saved.load(0, 0, SHAPE) is None
+    saved.save(0, 0, frames(1))  # takes the link's place, not its target's
     assert torch.equal(load_file(elsewhere)["frames"], frames(0))
     assert not only_file.is_symlink()
     only_file.unlink()
     os.mkfifo(only_file)
-    assert checkpoint.load(0, 0, SHAPE) is None
+    assert saved.load(0, 0, SHAPE) is None
     assert [line.partition("ignored: ")[2] for line in warned()] == ["it is no regular file."] * 2
     only_file.unlink()
     only_file.mkdir()
-    assert checkpoint.load(0, 0, SHAPE) is None
+    assert saved.load(0, 0, SHAPE) is None
 
 
 # --- Names ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["walk", "My clip 2", "café", "写真-01", "a.b", "x" * 60, "con-1", "_"])
-def test_names_that_are_folders(name):
+def test_valid_names_are_accepted(name):
     check_name(name)
 
 
@@ -263,14 +264,14 @@ def test_names_that_are_folders(name):
         ("a" + "\u202e" + "b", "a_b"),
     ],
 )
-def test_names_that_are_none(name, nearest):
+def test_invalid_names_are_refused_with_the_nearest_valid_one(name, nearest):
     with pytest.raises(ValueError, match="checkpoint is") as error:
         check_name(name)
     assert str(error.value).endswith(f'the nearest valid value is "{nearest}".')
     check_name(nearest)
 
 
-def test_a_long_name_is_not_repeated_whole():
+def test_a_long_name_is_shortened_in_the_message():
     with pytest.raises(ValueError, match="checkpoint is") as error:
         check_name("y" * 10**6)
     assert len(str(error.value)) < 500
@@ -282,24 +283,24 @@ def test_a_name_that_leads_elsewhere_is_refused(tmp_path):
     (tmp_path / "secret").mkdir()
     (tmp_path / "base" / "walk").symlink_to(tmp_path / "secret")
     with pytest.raises(ValueError, match="its folder is a link to"):
-        Checkpoint(tmp_path / "base", "walk", PARTS)
+        SavedSegments(tmp_path / "base", "walk", FINGERPRINTS)
     assert list((tmp_path / "secret").iterdir()) == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
-def test_a_run_that_leads_elsewhere_is_refused(checkpoint, tmp_path):
+def test_a_run_that_leads_elsewhere_is_refused(saved, tmp_path):
     (folder,) = (tmp_path / "base" / "walk").iterdir()
     folder.rmdir()
     folder.symlink_to(tmp_path)
     with pytest.raises(ValueError, match="its folder is a link to"):
-        Checkpoint(tmp_path / "base", "walk", PARTS)
+        SavedSegments(tmp_path / "base", "walk", FINGERPRINTS)
 
 
 def test_the_base_may_be_a_link(tmp_path):
     """People keep ComfyUI's output on another disk."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "output").symlink_to(tmp_path / "disk")
-    made = Checkpoint(tmp_path / "output" / "checkpoints", "walk", PARTS)
+    made = SavedSegments(tmp_path / "output" / "checkpoints", "walk", FINGERPRINTS)
     made.prepare(0)
     made.save(0, 0, frames())
     assert torch.equal(made.load(0, 0, SHAPE), frames())
@@ -308,40 +309,40 @@ def test_the_base_may_be_a_link(tmp_path):
 # --- Disks that refuse ----------------------------------------------------------------------------
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_the_run(tmp_path):
+def test_a_folder_that_cannot_be_created_is_reported_before_the_run(tmp_path):
     (tmp_path / "base").write_text("a file where the folder should be")
     with pytest.raises(
-        ValueError, match=r'^checkpoint is "walk", but .* cannot be written to \(.*empty\.$'
+        ValueError, match=r'^checkpoint is "walk", but .* cannot be written to \(.*make it writable\.$'
     ):
-        Checkpoint(tmp_path / "base", "walk", PARTS).prepare(0)
+        SavedSegments(tmp_path / "base", "walk", FINGERPRINTS).prepare(0)
 
 
-def test_a_disk_without_room_is_told_before_the_run(checkpoint, monkeypatch):
+def test_a_disk_without_space_is_reported_before_the_run(saved, monkeypatch):
     usage = shutil.disk_usage(".")._replace(free=5 * 2**20)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
-    checkpoint.prepare(5 * 2**20)
+    saved.prepare(5 * 2**20)
     with pytest.raises(ValueError, match=r"needs 5.5 MB in .*, but only 5.0 MB are free; free some space"):
-        checkpoint.prepare(11 * 2**19)
+        saved.prepare(11 * 2**19)
 
 
-def test_a_full_disk_costs_a_warning_and_is_caught_up(checkpoint, monkeypatch, warned, tmp_path):
+def test_a_full_disk_costs_a_warning_and_is_caught_up(saved, monkeypatch, warned, tmp_path):
     def full(_):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
         patched.setattr(module.os, "fsync", full)
-        checkpoint.save(0, 0, frames(0))
-        checkpoint.save(0, 1, frames(1))
+        saved.save(0, 0, frames(0))
+        saved.save(0, 1, frames(1))
     assert ["1 finished segments" in warned()[0], "2 finished segments" in warned()[1]] == [True, True]
     assert "No space left on device" in warned()[0]
     assert list((tmp_path / "base").rglob("*.*")) == []
-    checkpoint.save(0, 2, frames(2))
+    saved.save(0, 2, frames(2))
     assert len(warned()) == 2
     for number in range(3):
-        assert torch.equal(checkpoint.load(0, number, SHAPE), frames(number))
+        assert torch.equal(saved.load(0, number, SHAPE), frames(number))
 
 
-def test_folders_that_cannot_be_flushed_do_not_matter(checkpoint, monkeypatch, warned):
+def test_folders_that_cannot_be_flushed_do_not_matter(saved, monkeypatch, warned):
     """Some network mounts refuse it."""
     flush = os.fsync
 
@@ -352,31 +353,31 @@ def test_folders_that_cannot_be_flushed_do_not_matter(checkpoint, monkeypatch, w
 
     monkeypatch.setattr(module.os, "fsync", refuse)
     for number in range(3):
-        checkpoint.save(0, number, frames(number))
-        assert torch.equal(checkpoint.load(0, number, SHAPE), frames(number))
+        saved.save(0, number, frames(number))
+        assert torch.equal(saved.load(0, number, SHAPE), frames(number))
     assert warned() == []
 
 
-def test_what_a_killed_process_left_is_cleared(checkpoint, only_file):
+def test_what_a_killed_process_left_is_cleared(saved, only_file):
     left = only_file.with_name(f"{only_file.name}.0123.part")
     left.write_bytes(b"half")
-    checkpoint.prepare(0)
+    saved.prepare(0)
     assert not left.exists() and only_file.exists()
 
 
-def test_a_folder_that_vanished_comes_back(checkpoint, tmp_path):
+def test_a_folder_that_vanished_comes_back(saved, tmp_path):
     shutil.rmtree(tmp_path / "base")
-    checkpoint.save(0, 0, frames())
-    assert torch.equal(checkpoint.load(0, 0, SHAPE), frames())
+    saved.save(0, 0, frames())
+    assert torch.equal(saved.load(0, 0, SHAPE), frames())
 
 
-def test_the_clock_does_not_matter(checkpoint, only_file, monkeypatch):
+def test_the_clock_does_not_matter(saved, only_file, monkeypatch):
     os.utime(only_file, (0, 0))
     monkeypatch.setattr(time, "time", lambda: -1e9)
-    assert torch.equal(checkpoint.load(0, 0, SHAPE), frames())
-    checkpoint.save(0, 1, frames(1))
+    assert torch.equal(saved.load(0, 0, SHAPE), frames())
+    saved.save(0, 1, frames(1))
     os.utime(only_file, (2**40, 2**40))
-    assert torch.equal(checkpoint.load(0, 0, SHAPE), frames())
+    assert torch.equal(saved.load(0, 0, SHAPE), frames())
 
 
 WRITER = """
@@ -384,7 +385,7 @@ import sys
 sys.path += {paths!r}
 import test_saved_segments as t
 from pathlib import Path
-made = t.Checkpoint(Path({base!r}), "walk", t.PARTS)
+made = t.SavedSegments(Path({base!r}), "walk", t.FINGERPRINTS)
 for round in range(8):
     made.prepare(0)
     for segment in range(4):
@@ -403,7 +404,7 @@ def test_processes_on_one_folder_do_not_harm_each_other(tmp_path, deletes):
     running = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(3)]
     errors = [process.communicate()[1].decode() for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], [text[-1500:] for text in errors]
-    made = Checkpoint(tmp_path, "walk", PARTS)
+    made = SavedSegments(tmp_path, "walk", FINGERPRINTS)
     for segment in range(4):
         found = made.load(0, segment, SHAPE)
         assert found is None if deletes else torch.equal(found, frames(segment))

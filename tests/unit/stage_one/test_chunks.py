@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swifti2v_core.stage_one.chunks import Chunk, append_chunk, go_on_from, plan_chunks
+from swifti2v_core.stage_one.chunks import Chunk, append_chunk, continue_from, plan_chunks
 
 
 def table(*args):
@@ -65,10 +65,10 @@ def test_wrong_numbers_say_what_is_right(chunk_frames, overlap_frames, words):
 def test_a_chunk_knows_the_last_frames():
     reference = torch.zeros(1, 2, 4, 1, 1)
     made = torch.arange(6.0).reshape(1, 1, 6, 1, 1).expand(1, 2, 6, 1, 1)
-    start = go_on_from(reference, made, 2)
+    start = continue_from(reference, made, 2)
     assert start[0, :, :, 0, 0].tolist() == [[4, 5, 0, 0]] * 2
     assert not reference.any()
-    assert go_on_from(reference, made, 0) is reference
+    assert continue_from(reference, made, 0) is reference
 
 
 def test_overlaps_fade_linearly():

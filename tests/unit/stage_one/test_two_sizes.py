@@ -1,4 +1,4 @@
-"""Noise reshifting by hand: sizes, levels, parts and the way down in latent space."""
+"""Noise reshifting by hand: sizes, noise levels, the steps of each expert, and scaling the latent down."""
 
 from itertools import pairwise
 
@@ -43,8 +43,8 @@ def test_a_scale_that_enlarges_nothing_names_the_nearest_that_does(scale, multip
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_the_legs_share_the_steps_and_both_end_clean(steps):
-    large, small = two_sizes.reshift_legs(FEW, steps, LARGE, SMALL)
+def test_both_sizes_share_the_steps_and_end_clean(steps):
+    large, small = two_sizes.reshift_size_steps(FEW, steps, LARGE, SMALL)
     assert (large.width, large.height, small.width, small.height) == (960, 528, 640, 352)
     assert values(large.sigmas) == [*values(FEW)[:steps], 0.0]
     assert values(small.sigmas) == values(FEW)[steps:]
@@ -54,59 +54,60 @@ def test_the_legs_share_the_steps_and_both_end_clean(steps):
 @pytest.mark.parametrize(("steps", "nearest"), [(4, 3), (9, 3), (0, 1), (-1, 1)])
 def test_both_sizes_need_a_step(steps, nearest):
     with pytest.raises(ValueError, match=f"reshift_steps is {steps}, .* has 4 steps .* is {nearest}\\."):
-        two_sizes.reshift_legs(FEW, steps, LARGE, SMALL)
+        two_sizes.reshift_size_steps(FEW, steps, LARGE, SMALL)
 
 
 def test_one_step_cannot_be_shared():
     with pytest.raises(ValueError, match=r"reshift_steps is 1, .* has 1 steps .* is 0"):
-        two_sizes.reshift_legs(torch.tensor([1.0, 0.0]), 1, LARGE, SMALL)
+        two_sizes.reshift_size_steps(torch.tensor([1.0, 0.0]), 1, LARGE, SMALL)
 
 
-def legs_of_scale(scale, sigmas):
-    return two_sizes.Leg(round(640 * scale), round(320 * scale), sigmas), two_sizes.Leg(640, 320, sigmas)
+def steps_at_scale(scale, sigmas):
+    large = two_sizes.SizeSteps(round(640 * scale), round(320 * scale), sigmas)
+    return large, two_sizes.SizeSteps(640, 320, sigmas)
 
 
 def test_the_level_is_matched_as_by_hand():
     """r = 1/2: 0.5 * 0.9375 / (1 - 0.5 * 0.9375) = 0.882353."""
     sigmas = torch.tensor([1.0, 0.9375, 0.5, 0.0])
-    matched = two_sizes.match_snr(*legs_of_scale(2, sigmas))
+    matched = two_sizes.match_snr(*steps_at_scale(2, sigmas))
     assert values(matched.sigmas) == [1.0, 0.882353, 0.333333, 0.0]
     assert values(sigmas) == [1.0, 0.9375, 0.5, 0.0]
     assert (matched.width, matched.height) == (640, 320)
 
 
 def test_the_same_size_keeps_every_level():
-    assert torch.allclose(two_sizes.match_snr(*legs_of_scale(1, FEW)).sigmas, FEW, atol=1e-7)
+    assert torch.allclose(two_sizes.match_snr(*steps_at_scale(1, FEW)).sigmas, FEW, atol=1e-7)
 
 
 @pytest.mark.parametrize("scale", [1.5, 2, 4])
 def test_signal_to_noise_over_an_area_stays(scale):
-    """The mean over a thing of n pixels has the signal 1-s and the noise s / sqrt(n)."""
-    matched = two_sizes.match_snr(*legs_of_scale(scale, FEW)).sigmas[1:-1]
-    side = 30.0  # sides of the thing in the large clip
+    """The mean over an object of n pixels has the signal 1-s and the noise s / sqrt(n)."""
+    matched = two_sizes.match_snr(*steps_at_scale(scale, FEW)).sigmas[1:-1]
+    side = 30.0  # side of the object in the large clip
     before = (1 - FEW[1:-1]) / (FEW[1:-1] / side)
     after = (1 - matched) / (matched / (side / scale))
     assert torch.allclose(before, after, rtol=1e-5)
 
 
 def test_matching_shifts_the_whole_schedule_once_more():
-    large, small = two_sizes.reshift_legs(FEW, 1, (1280, 704), SMALL)
+    large, small = two_sizes.reshift_size_steps(FEW, 1, (1280, 704), SMALL)
     expected = flow_sigmas(even_timesteps(4), 2.5)[1:]
     assert torch.allclose(two_sizes.match_snr(large, small).sigmas, expected, atol=1e-6)
     fine = flow_sigmas(even_timesteps(40), 5.0)
-    matched = two_sizes.match_snr(*two_sizes.reshift_legs(fine, 10, LARGE, SMALL)).sigmas
+    matched = two_sizes.match_snr(*two_sizes.reshift_size_steps(fine, 10, LARGE, SMALL)).sigmas
     assert (matched[:-1] > matched[1:]).all() and matched[-1] == 0
     assert matched[0] == pytest.approx(float(shift_sigma(fine[10], 2 / 3)), abs=1e-6)
 
 
-def described(parts):
-    return [(p.leg, p.expert, values(p.sigmas), p.adds_noise) for p in parts]
+def described(expert_steps):
+    return [(p.size_index, p.expert, values(p.sigmas), p.adds_noise) for p in expert_steps]
 
 
 SCHEDULE = torch.tensor([1.0, 0.96, 0.92, 0.8, 0.4, 0.0])
 """At 0.9 the experts change after three of five steps."""
 
-PARTS = {
+EXPERT_STEPS = {
     0: [(0, 0, [1.0, 0.96, 0.92, 0.8], True), (0, 1, [0.8, 0.4, 0.0], False)],
     1: [
         (0, 0, [1.0, 0.0], True),
@@ -128,32 +129,35 @@ PARTS = {
 """By reshift steps: before, at and after the change of the experts."""
 
 
-@pytest.mark.parametrize("steps", PARTS)
-def test_parts_for_every_place_of_the_switch(steps):
-    legs = (
-        two_sizes.reshift_legs(SCHEDULE, steps, LARGE, SMALL)
+@pytest.mark.parametrize("steps", EXPERT_STEPS)
+def test_expert_steps_for_every_position_of_the_switch(steps):
+    sizes = (
+        two_sizes.reshift_size_steps(SCHEDULE, steps, LARGE, SMALL)
         if steps
-        else [two_sizes.Leg(*SMALL, SCHEDULE)]
+        else [two_sizes.SizeSteps(*SMALL, SCHEDULE)]
     )
-    parts = two_sizes.plan_parts(legs, 0.9)
-    assert described(parts) == PARTS[steps]
-    assert sum(len(part.sigmas) - 1 for part in parts) == 5
+    expert_steps = two_sizes.plan_expert_steps(sizes, 0.9)
+    assert described(expert_steps) == EXPERT_STEPS[steps]
+    assert sum(len(each.sigmas) - 1 for each in expert_steps) == 5
 
 
 def test_one_model_does_every_step():
-    legs = two_sizes.reshift_legs(SCHEDULE, 2, LARGE, SMALL)
-    assert described(two_sizes.plan_parts(legs, 0.0)) == [
+    sizes = two_sizes.reshift_size_steps(SCHEDULE, 2, LARGE, SMALL)
+    assert described(two_sizes.plan_expert_steps(sizes, 0.0)) == [
         (0, 0, [1.0, 0.96, 0.0], True),
         (1, 0, [0.92, 0.8, 0.4, 0.0], True),
     ]
 
 
-def test_the_experts_go_by_the_level_that_they_are_given():
+def test_the_experts_are_chosen_by_the_noise_level_they_receive():
     """Matched, 0.92 becomes 0.885: the low-noise expert's."""
-    large, small = two_sizes.reshift_legs(SCHEDULE, 2, LARGE, SMALL)
-    parts = two_sizes.plan_parts([large, two_sizes.match_snr(large, small)], 0.9)
-    assert [(part.leg, part.expert, len(part.sigmas) - 1) for part in parts] == [(0, 0, 2), (1, 1, 3)]
-    assert parts[1].adds_noise
+    large, small = two_sizes.reshift_size_steps(SCHEDULE, 2, LARGE, SMALL)
+    expert_steps = two_sizes.plan_expert_steps([large, two_sizes.match_snr(large, small)], 0.9)
+    assert [(each.size_index, each.expert, len(each.sigmas) - 1) for each in expert_steps] == [
+        (0, 0, 2),
+        (1, 1, 3),
+    ]
+    assert expert_steps[1].adds_noise
 
 
 def toy_prediction(noisy, sigma, mean, variance):
@@ -171,10 +175,10 @@ def euler(noisy, sigmas, mean, variance):
 
 
 @pytest.mark.parametrize("steps", [1, 3, 9])
-def test_a_leg_ends_at_the_prediction_of_its_last_step(steps):
+def test_the_large_steps_end_at_the_prediction_of_the_last_one(steps):
     sigmas = flow_sigmas(even_timesteps(10), 5.0).double()
     noise, mean = torch.randn(5, dtype=torch.float64), torch.linspace(-1, 1, 5, dtype=torch.float64)
-    large, _ = two_sizes.reshift_legs(sigmas, steps, LARGE, SMALL)
+    large, _ = two_sizes.reshift_size_steps(sigmas, steps, LARGE, SMALL)
     assert large.sigmas.dtype == torch.float64
     before = euler(noise, sigmas[:steps], mean, 0.3)
     clean = toy_prediction(before, sigmas[steps - 1], mean, 0.3)
@@ -224,7 +228,7 @@ def test_the_large_photo_shows_what_the_small_one_shows(fit):
     y, x = torch.meshgrid(torch.linspace(0, 1, 200), torch.linspace(0, 1, 480), indexing="ij")
     photo = torch.stack([0.2 + 0.6 * x, 0.2 + 0.6 * y, 0.5 + 0.3 * x * y, torch.ones_like(x)], dim=-1)[None]
     sigmas = torch.tensor([1.0, 0.0])
-    large, small = two_sizes.Leg(96, 80, sigmas), two_sizes.Leg(64, 48, sigmas)
+    large, small = two_sizes.SizeSteps(96, 80, sigmas), two_sizes.SizeSteps(64, 48, sigmas)
     big = two_sizes.large_photo(photo, large, small, fit)
     assert big.shape == (1, 80, 96, 3)
     wanted = fit_frames(photo, 64, 48, fit)

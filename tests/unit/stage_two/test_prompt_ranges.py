@@ -64,7 +64,7 @@ def test_unused_ranges():
     assert unused_ranges([WHOLE_CLIP, (7, 12)], PLAN) == [(7, 12)]
 
 
-def test_ranges_behind_the_clip():
+def test_ranges_after_the_clip_are_refused_unless_another_one_fits():
     with pytest.raises(
         ValueError, match="negative has prompts from frame 33 on, but the clip has 33 frames"
     ):

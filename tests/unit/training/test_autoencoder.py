@@ -1,4 +1,4 @@
-"""Training of the tiny autoencoder; that it is ComfyUI's is tested in tests/host/training/test_train.py."""
+"""The tiny autoencoder and its training; tests/host/training/test_export.py compares it with ComfyUI's."""
 
 import pytest
 import torch
@@ -74,12 +74,12 @@ def test_a_crop_has_the_proportions_asked_for(size):
         assert crop.shape[2] / crop.shape[1] == pytest.approx(2, rel=0.1)
 
 
-def test_training_brings_the_loss_down(photo, tmp_path):
+def test_training_lowers_the_loss(photo, tmp_path):
     losses = commands.autoencoder(project("", autoencoder=settings(photo, tmp_path))).losses
     assert sum(losses[-4:]) < 0.85 * sum(losses[:4])
 
 
-def test_without_photos_nothing_begins(tmp_path):
-    with pytest.raises(ValueError, match="hold nothing that can be used"):
+def test_without_photos_no_run_starts(tmp_path):
+    with pytest.raises(ValueError, match="hold no usable file"):
         commands.autoencoder(project("", autoencoder=settings(tmp_path, tmp_path / "run")))
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""The configuration: what is written is read again, and what does not fit is refused in one sentence."""
+"""The configuration: files are read back unchanged, and invalid settings are refused in one sentence."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def config(tmp_path, text):
     return load_config(path)
 
 
-def test_settings_are_read_and_the_others_keep_their_defaults(tmp_path):
+def test_settings_are_read_and_all_others_keep_their_defaults(tmp_path):
     read = config(
         tmp_path,
         "stage2:\n  learning_rate: 1e-4\n  precision: no\n  context: read-only\n  network: {heads: 1}\n"
@@ -31,7 +31,7 @@ def test_settings_are_read_and_the_others_keep_their_defaults(tmp_path):
     assert read.stage1 == Config().stage1
 
 
-def test_what_is_written_is_read_again(tmp_path):
+def test_a_saved_configuration_is_read_back_unchanged(tmp_path):
     changed = Config(stage2=StageTwo(batch_size=3, output="run", method="lora"))
     save_config(changed, tmp_path / "written.yaml")
     assert load_config(tmp_path / "written.yaml") == changed
@@ -42,26 +42,31 @@ def test_what_is_written_is_read_again(tmp_path):
     [
         ("stage3: {}", r'has no setting "stage3"; the nearest one is "stage[12]"\.'),
         ("stage2: {learning_rat: 1}", 'stage2 has no setting "learning_rat"; the nearest one is "learning'),
-        ("stage2: {batch_size: 0}", "batch_size is 0, but must be at least 1; the nearest valid"),
+        ("stage2: {batch_size: 0}", r"stage2: batch_size is 0, but must be greater than or equal to 1\."),
         ("stage2: {batch_size: 1.5}", "batch_size is 1.5, but must be a whole number"),
         ("stage2: {batch_size: true}", "batch_size is True, but must be a whole number"),
-        ("stage2: {rollout_share: 2}", "is 2, but must be at least 0 and at most 1; the nearest"),
+        ("stage2: {rollout_share: 2}", r"stage2: rollout_share is 2, but must be less than or equal to 1"),
         ("stage2: {rollout_share: .nan}", "rollout_share is nan"),
-        ("stage2: {shift: 0}", r"shift is 0, but must be above 0\."),
-        ("stage2: {method: lara}", "'lara', but must be one of full, lora; the nearest one is lora"),
+        ("stage2: {shift: 0}", r"stage2: shift is 0, but must be greater than 0\."),
+        ("stage2: {method: lara}", "stage2: method is 'lara', but must be 'full' or 'lora'"),
+        ("stage2: {learning_rate: fast}", "learning_rate is 'fast', but must be a number"),
+        ("stage2: {learning_rate: true}", "learning_rate is True, but must be a number"),
+        ("stage2: {gradient_checkpointing: 1}", "is 1, but must be true or false"),
         ("stage2: {output: 3}", "output is 3, but must be text in quotes"),
-        ("stage2: {network: {heads: 0}}", "network: heads is 0"),
+        ("stage2: {network: {heads: 0}}", "stage2: network: heads is 0, but must be greater"),
         ("prepare: {sources: photos}", "must be a list of paths"),
         ("stage2: 3", "stage2 is 3, but must be a mapping"),
-        ("stage2: [", "is no YAML file"),
+        ("prepare: {sources: [3]}", "prepare: sources is 3, but must be text in quotes"),
+        ("[stage2]", r"the file is \['stage2'\], but must be a mapping"),
+        ("stage2: [", "is not valid YAML"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused(tmp_path, text, message):
+def test_an_invalid_file_is_refused_in_one_sentence(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         config(tmp_path, text)
 
 
-def test_settings_of_the_command_line_take_the_place_of_the_file_s(tmp_path):
+def test_settings_of_the_command_line_replace_those_of_the_file(tmp_path):
     (tmp_path / "p.yaml").write_text("stage2: {steps: 5, batch_size: 2}")
     changes = ["stage2.steps=7", "stage2.network.heads=1", "export.run=runs/x"]
     read = load_config(tmp_path / "p.yaml", changes)
@@ -69,6 +74,23 @@ def test_settings_of_the_command_line_take_the_place_of_the_file_s(tmp_path):
     assert read.export.run == "runs/x"
     with pytest.raises(ValueError, match=r'"stage2\.steps" changes no setting; write section'):
         load_config(tmp_path / "p.yaml", ["stage2.steps"])
+    with pytest.raises(
+        ValueError, match=r'"stage2\.steps\.x=1" cannot be set: .*steps is 5, not a mapping'
+    ):
+        load_config(tmp_path / "p.yaml", ["stage2.steps.x=1"])
+
+
+def test_numbers_in_scientific_notation_are_numbers_in_the_file_and_on_the_command_line(tmp_path):
+    (tmp_path / "p.yaml").write_text("stage2: {learning_rate: 1e-4, gradient_clip: .inf}")
+    read = load_config(tmp_path / "p.yaml", ["stage1.learning_rate=5e-5"])
+    assert (read.stage2.learning_rate, read.stage1.learning_rate) == (1e-4, 5e-5)
+    save_config(read, tmp_path / "written.yaml")
+    assert load_config(tmp_path / "written.yaml") == read
+
+
+def test_settings_cannot_be_assigned():
+    with pytest.raises(ValueError, match="frozen"):
+        Config().stage2.steps = 5
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)

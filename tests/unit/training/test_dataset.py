@@ -1,4 +1,4 @@
-"""The prepared dataset: what is written comes back, and an interrupted run is gone on with."""
+"""The prepared dataset: clips are read back, and an interrupted run resumes."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_clips_come_back_from_their_shards(tmp_path):
     assert dataset.clips[0].latent_frames == 4 and dataset.clips[0].sigmas == (0, 0.5)
 
 
-def test_an_interrupted_run_keeps_its_clips_and_is_gone_on_with(tmp_path):
+def test_an_interrupted_run_keeps_its_clips_and_resumes(tmp_path):
     with pytest.raises(KeyboardInterrupt), DatasetWriter(tmp_path) as writer:
         append(writer, "one", tensors(0))
         raise KeyboardInterrupt
@@ -58,7 +58,7 @@ def test_an_interrupted_run_keeps_its_clips_and_is_gone_on_with(tmp_path):
 
 
 def test_layout_of_the_folder(tmp_path):
-    """Read without our reader, as another program would."""
+    """Read without `Dataset`, as another program would."""
     with DatasetWriter(tmp_path) as writer:
         append(writer, "one", tensors(0))
     index = json.loads((tmp_path / "index.json").read_text())
@@ -74,7 +74,7 @@ def test_layout_of_the_folder(tmp_path):
         assert shard.get_tensor("one.references").dtype == torch.float16
 
 
-def test_what_is_no_dataset_is_refused(tmp_path):
+def test_a_folder_without_a_dataset_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no index\.json; run the prepare command first"):
         Dataset(tmp_path)
     (tmp_path / "index.json").write_text('{"version": 2, "clips": []}')

@@ -1,4 +1,4 @@
-"""Every figure on clips whose answer is known."""
+"""Every metric on clips whose answer is known."""
 
 import math
 from dataclasses import fields
@@ -48,7 +48,7 @@ def pattern(height, width, period):
     return ((y // half + x // half) % 2 * 2.0 - 1)[..., None]
 
 
-def test_identical_clips_are_as_like_as_can_be():
+def test_identical_clips_have_the_best_fidelity():
     clip = repeated(natural_photo(), 2)
     statistics = measure_clip(clip, clip)
     assert torch.isinf(statistics.psnr).all()
@@ -337,7 +337,7 @@ NOT_A_NUMBER = torch.cat((FRAMES[:2], torch.full((1, 64, 64, 3), math.nan)))
         (FRAMES[:0], None, "no frames"),
     ],
 )
-def test_what_cannot_be_measured_is_said(frames, truth, words):
+def test_invalid_frames_are_refused_in_one_sentence(frames, truth, words):
     with pytest.raises(ValueError) as error:
         measure_clip(frames, truth)
     assert words in str(error.value)

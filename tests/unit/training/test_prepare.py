@@ -1,16 +1,16 @@
-"""The prepared dataset: its tensors by hand, an end at any moment, and what is refused."""
+"""The prepare command: its tensors computed by hand, interruptions, and refused settings."""
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from tiny_training import changed
 
-from swifti2v_train.config import Config, Data, Prepare
+from swifti2v_train.config import Config, Data, Prepare, save_config
 from swifti2v_train.data import prepare
 from swifti2v_train.data.clips import find_sources, make_clips
 from swifti2v_train.data.dataset import Dataset
@@ -36,7 +36,7 @@ SETTINGS = Prepare(
 def whole(tmp_path_factory):
     """A dataset of three photos, made in one go."""
     folder = tmp_path_factory.mktemp("whole")
-    prepare.run(Config(data=Data(str(folder)), prepare=SETTINGS))
+    prepare.run(Config(data=Data(folder=str(folder)), prepare=SETTINGS))
     return folder
 
 
@@ -45,7 +45,7 @@ def autoencoder():
     return load_autoencoder(SETTINGS.autoencoder)
 
 
-def test_tensors_are_what_the_interface_says(whole, autoencoder):
+def test_tensors_are_as_the_dataset_documents_them(whole, autoencoder):
     dataset = Dataset(whole)
     truths = list(make_clips(SETTINGS, find_sources(SETTINGS.sources)))
     assert [clip.name for clip in dataset.clips] == [truth.name for truth in truths]
@@ -72,7 +72,7 @@ def test_tensors_are_what_the_interface_says(whole, autoencoder):
 
 
 class Exact:
-    """A network that knows the truth: Euler's method along its velocity arrives there in any steps."""
+    """A network that knows the truth: Euler's method arrives there in any number of steps."""
 
     def __init__(self, truth):
         self.truth, self.sigmas = truth, []
@@ -85,7 +85,7 @@ class Exact:
         return (noisy - self.truth) / sigma
 
 
-def test_stage_one_begins_at_the_sigma_and_arrives_at_its_own_clip(autoencoder):
+def test_stage_one_starts_at_the_sigma_and_arrives_at_its_own_clip(autoencoder):
     generator = torch.Generator().manual_seed(0)
     truth, noise = (torch.randn(1, 48, 3, 2, 4, generator=generator) for _ in range(2))
     network = Exact(truth)
@@ -114,11 +114,9 @@ prepare.run(config.load_config(sys.argv[2]))
 """
 
 
-@pytest.mark.parametrize("moment", [3, 4])  # the second shard, the index behind it
-def test_a_killed_run_is_gone_on_with_and_nothing_is_made_twice(whole, tmp_path, monkeypatch, moment):
-    from swifti2v_train.config import save_config
-
-    config = Config(data=Data(str(tmp_path / "data")), prepare=SETTINGS)
+@pytest.mark.parametrize("moment", [3, 4])  # the second shard, and the index after it
+def test_a_killed_run_resumes_and_makes_no_clip_twice(whole, tmp_path, monkeypatch, moment):
+    config = Config(data=Data(folder=str(tmp_path / "data")), prepare=SETTINGS)
     save_config(config, tmp_path / "config.yaml")
     words = [sys.executable, "-c", KILLED, str(ROOT), str(tmp_path / "config.yaml"), str(moment)]
     assert subprocess.run(words, capture_output=True, check=False).returncode == -9
@@ -139,21 +137,21 @@ def test_a_killed_run_is_gone_on_with_and_nothing_is_made_twice(whole, tmp_path,
 
 
 def test_a_shard_is_written_after_some_minutes_even_if_not_full(tmp_path, monkeypatch):
-    settings = replace(SETTINGS, stage_one="", shard_megabytes=1024.0)
-    prepare.run(Config(data=Data(str(tmp_path / "full")), prepare=settings))
+    settings = changed(SETTINGS, stage_one="", shard_megabytes=1024.0)
+    prepare.run(Config(data=Data(folder=str(tmp_path / "full")), prepare=settings))
     assert {clip.shard for clip in Dataset(tmp_path / "full").clips} == {"shard-00000.safetensors"}
     monkeypatch.setattr(prepare, "MOST_LOST_SECONDS", 0)
-    prepare.run(Config(data=Data(str(tmp_path / "timed")), prepare=settings))
+    prepare.run(Config(data=Data(folder=str(tmp_path / "timed")), prepare=settings))
     assert len({clip.shard for clip in Dataset(tmp_path / "timed").clips}) == 3
 
 
-def test_clips_of_two_kinds_are_not_mixed(whole):
+def test_clips_made_with_other_settings_are_not_mixed(whole):
     for change, words in (
         ({"seed": 1}, "seed is 1, but the clips in .* were made with 0; set it back"),
         ({"lowest_sigma": 0.3}, "lowest_sigma is 0.3, but the clips"),
     ):
         with pytest.raises(ValueError, match=words):
-            prepare.run(Config(data=Data(str(whole)), prepare=replace(SETTINGS, **change)))
+            prepare.run(Config(data=Data(folder=str(whole)), prepare=changed(SETTINGS, **change)))
 
 
 @pytest.mark.parametrize(
@@ -166,19 +164,19 @@ def test_clips_of_two_kinds_are_not_mixed(whole):
         ({"sources": ("nowhere",)}, "The source nowhere does not exist"),
         (
             {"sources": (str(TINY.parent.parent / "unit"),)},
-            "hold nothing that can be used",
+            "hold no usable file",
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_made(tmp_path, change, words):
+def test_invalid_settings_are_refused_before_anything_is_written(tmp_path, change, words):
     with pytest.raises(ValueError, match=words):
-        prepare.run(Config(data=Data(str(tmp_path / "new")), prepare=replace(SETTINGS, **change)))
+        prepare.run(Config(data=Data(folder=str(tmp_path / "new")), prepare=changed(SETTINGS, **change)))
     assert not (tmp_path / "new").exists()
 
 
 def test_a14b_gets_its_photo_and_gray_frames():
     class Sixteen:
-        """Eight pixels and four frames a cell, 16 channels: the shapes of Wan2.1's autoencoder."""
+        """The shapes of Wan2.1's autoencoder: a cell is 8x8 pixels and four frames, 16 channels."""
 
         latent_channels, spatial_factor = 16, 8
 
@@ -186,7 +184,7 @@ def test_a14b_gets_its_photo_and_gray_frames():
             frames = video[:, :1, ::4, ::8, ::8]
             return frames.expand(-1, 16, -1, -1, -1).clone()
 
-    settings = replace(SETTINGS, stage_one="")
+    settings = changed(SETTINGS, stage_one="")
     encoder = prepare.Encoder(settings)
     encoder.motion_autoencoder = Sixteen()
     truth = next(make_clips(settings, find_sources(settings.sources)))

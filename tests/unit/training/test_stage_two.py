@@ -1,4 +1,4 @@
-"""Stage II samples: what a window holds, what the loss looks at, what draws depend on."""
+"""Stage II's samples: the content of windows, the frames in the loss, the origin of the draws."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 class Recorder:
-    """A network that keeps what it is given and predicts what it is told."""
+    """A network that records its inputs and returns a given prediction."""
 
     def __init__(self, predict=lambda latents: torch.zeros_like(latents[:, :48])):
         self.predict, self.calls = predict, []
@@ -33,7 +33,7 @@ def samples(dataset, **settings):
 
 
 def find(drawn, wanted):
-    """The first step whose first sample is as wanted."""
+    """The first step whose first sample meets a condition."""
     return next(
         (step, sample)
         for step in range(200)
@@ -64,7 +64,7 @@ def test_a_window_is_cut_as_in_inference(dataset):
     torch.testing.assert_close(latents[0, :48, 2:], mixed)
 
 
-def test_the_loss_is_that_of_the_noisy_frames(dataset):
+def test_the_loss_covers_the_noisy_frames_only(dataset):
     _, sample = find(samples(dataset), lambda s: s.segment.index == 1)
     target = sample.noise - sample.window
 

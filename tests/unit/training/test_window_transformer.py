@@ -1,13 +1,12 @@
-"""The network that is trained; that it is ComfyUI's is tested in tests/host/training/test_diffusers.py."""
+"""The trained network without ComfyUI, see tests/host/training/test_window_transformer.py for that."""
 
 import pytest
 import torch
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from safetensors.torch import save_file
-from tiny_training import NETWORK, stage_one, stage_two
+from tiny_training import NETWORK, stage_two
 
-from swifti2v_core.sigmas import shift_sigma
-from swifti2v_train.networks.native_keys import load_native, native_key, to_native, widen_patch_embedding
+from swifti2v_train.networks.native_keys import to_native, widen_patch_embedding
 from swifti2v_train.networks.window_transformer import (
     FrameRotary,
     Shape,
@@ -17,7 +16,6 @@ from swifti2v_train.networks.window_transformer import (
     network_from,
     training_shape,
 )
-from swifti2v_train.tasks.stage_one import sigma_range, unshift_sigma
 
 
 def random_network(in_channels, seed=0):
@@ -61,32 +59,6 @@ def test_a_widened_network_begins_as_its_base(tmp_path):
     assert wide.patch_embedding.weight.shape[1] == 96 and all(p.requires_grad for p in wide.parameters())
 
 
-def test_native_names_of_a_network_and_of_its_lora():
-    names = {
-        "blocks.1.attn1.to_out.0.weight": "blocks.1.self_attn.o.weight",
-        "blocks.1.attn2.to_k.lora_A.weight": "blocks.1.cross_attn.k.lora_A.weight",
-        "blocks.0.ffn.net.0.proj.bias": "blocks.0.ffn.0.bias",
-        "blocks.0.norm2.weight": "blocks.0.norm3.weight",
-        "blocks.0.attn1.norm_q.weight": "blocks.0.self_attn.norm_q.weight",
-        "scale_shift_table": "head.modulation",
-        "blocks.0.scale_shift_table": "blocks.0.modulation",
-        "condition_embedder.time_proj.bias": "time_projection.1.bias",
-        "proj_out.weight": "head.head.weight",
-    }
-    assert {key: native_key(key) for key in names} == names
-
-
-def test_prefixed_weights_are_read_under_their_bare_names(tmp_path):
-    state = to_native(random_network(48).state_dict())
-    for prefix in ("", "diffusion_model.", "model.diffusion_model."):
-        save_file(
-            {f"{prefix}{key}": v.contiguous() for key, v in state.items()}, tmp_path / "p.safetensors"
-        )
-        read = load_native(tmp_path / "p.safetensors")
-        assert read.keys() == state.keys()
-        assert all(torch.equal(read[key], state[key]) for key in state)
-
-
 def test_what_cannot_be_trained_is_refused_by_its_header(tmp_path):
     state = {key: v.contiguous() for key, v in to_native(random_network(48).state_dict()).items()}
 
@@ -103,7 +75,7 @@ def test_what_cannot_be_trained_is_refused_by_its_header(tmp_path):
         widen_patch_embedding(state, 100),
         "has 100 input and 48 output channels, but this training needs 96",
     )
-    with pytest.raises(ValueError, match=r'base is "", but a LoRA changes weights that exist'):
+    with pytest.raises(ValueError, match=r'base is "", but a LoRA needs existing weights'):
         training_shape(stage_two("", method="lora"), 96, 48)
 
 
@@ -121,7 +93,7 @@ def test_clean_tokens_of_read_only_context_do_not_depend_on_noisy_ones():
         return [float(gradient[sample, :, frames:].abs().max()) for sample, frames in enumerate(clean)]
 
     assert all(value > 0 for value in gradient_at_noisy_frames())
-    network.read_context_only()
+    network.use_read_only_context()
     assert gradient_at_noisy_frames() == [0, 0]
     network.enable_gradient_checkpointing()
     assert gradient_at_noisy_frames() == [0, 0]
@@ -155,14 +127,6 @@ def test_a_lora_trains_its_factors_and_the_patch_embedding():
     network.float()
     after = network(*inputs(96), [range(4)], [2])
     assert float(((after - before).norm() / before.norm()).detach()) < 0.02  # bf16, nothing learned yet
-
-
-@pytest.mark.parametrize(("expert", "low", "high"), [("both", 0, 1), ("high", 0.9, 1), ("low", 0, 0.9)])
-def test_experts_are_trained_on_their_noise_levels(expert, low, high):
-    assert sigma_range(stage_one("", expert=expert)) == (low, high)
-    for sigma in (low, high):
-        drawn = torch.tensor(unshift_sigma(sigma, 5.0), dtype=torch.float64)
-        assert float(shift_sigma(drawn, 5.0)) == pytest.approx(sigma)
 
 
 def test_native_weights_make_the_same_network_again():

@@ -1,4 +1,4 @@
-"""Pieces leaving the device while the next one is computed, with a device that only pretends."""
+"""Copies to CPU memory that overlap with computing the next piece, on a simulated device."""
 
 import torch
 
@@ -11,14 +11,14 @@ def pieces(log):
         yield torch.full((2,), float(number))
 
 
-def test_on_the_cpu_every_piece_is_handed_out_at_once():
+def test_on_the_cpu_every_piece_is_yielded_at_once():
     log = []
-    for piece in transfer.one_behind(pieces(log)):
+    for piece in transfer.delayed_by_one(pieces(log)):
         log.append(f"use {int(piece[0])}")
     assert log == ["compute 0", "use 0", "compute 1", "use 1", "compute 2", "use 2"]
 
 
-def test_behind_a_queue_the_next_piece_is_under_way_before_one_is_used(monkeypatch):
+def test_on_a_stream_the_next_piece_is_queued_before_one_is_used(monkeypatch):
     log = []
 
     class Event:
@@ -28,8 +28,8 @@ def test_behind_a_queue_the_next_piece_is_under_way_before_one_is_used(monkeypat
         def synchronize(self):
             log.append(f"wait {self.number}")
 
-    monkeypatch.setattr(transfer, "_recorded", lambda device: Event(log[-1].split()[1]))
-    for piece in transfer.one_behind(pieces(log)):
+    monkeypatch.setattr(transfer, "_record_event", lambda device: Event(log[-1].split()[1]))
+    for piece in transfer.delayed_by_one(pieces(log)):
         log.append(f"use {int(piece[0])}")
     assert log == [
         *("compute 0", "compute 1", "wait 0", "use 0"),
@@ -37,10 +37,10 @@ def test_behind_a_queue_the_next_piece_is_under_way_before_one_is_used(monkeypat
     ]
 
 
-def test_the_cpu_is_host_memory_already():
+def test_a_cpu_tensor_is_not_copied():
     tensor = torch.arange(4.0)
-    assert transfer.to_host(tensor) is tensor
-    assert list(transfer.one_behind(iter([]))) == []
+    assert transfer.to_cpu(tensor) is tensor
+    assert list(transfer.delayed_by_one(iter([]))) == []
 
 
 def test_without_pinned_memory_copies_are_plain(monkeypatch):
@@ -55,18 +55,18 @@ def test_without_pinned_memory_copies_are_plain(monkeypatch):
         raise RuntimeError("CUDA error: out of memory")
 
     monkeypatch.setattr(transfer.torch, "empty", refused)
-    assert transfer.to_host(OnCuda()) == "copied to cpu"
+    assert transfer.to_cpu(OnCuda()) == "copied to cpu"
 
 
-def test_a_shelf_gives_back_what_was_put_last_and_pins_once():
+def test_a_pinned_cache_returns_what_was_stored_last_and_pins_once():
     pinned = []
-    shelf = transfer.Shelf(pinned.append)
-    assert shelf.take(torch.device("cpu")) == {}
+    cache = transfer.PinnedCache(pinned.append)
+    assert cache.fetch(torch.device("cpu")) == {}
     for value in (1.0, 2.0):
-        shelf.put({"a": torch.full((3,), value), "b": torch.full((2, 2), -value)})
-    taken = shelf.take(torch.device("cpu"))
-    assert torch.equal(taken["a"], torch.full((3,), 2.0))
-    assert torch.equal(taken["b"], torch.full((2, 2), -2.0))
+        cache.store({"a": torch.full((3,), value), "b": torch.full((2, 2), -value)})
+    fetched = cache.fetch(torch.device("cpu"))
+    assert torch.equal(fetched["a"], torch.full((3,), 2.0))
+    assert torch.equal(fetched["b"], torch.full((2, 2), -2.0))
     assert len(pinned) == 2
-    taken["a"].zero_()  # a strip works on its memory in place
-    assert torch.equal(shelf.take(torch.device("cpu"))["a"], torch.full((3,), 2.0))
+    fetched["a"].zero_()  # a strip updates its cache in place
+    assert torch.equal(cache.fetch(torch.device("cpu"))["a"], torch.full((3,), 2.0))
