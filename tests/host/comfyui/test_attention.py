@@ -238,7 +238,7 @@ def test_an_attention_that_does_not_name_its_block_stops_the_run(arranged, monke
         return attention_pytorch(*args, transformer_options=options, **kwargs)
 
     monkeypatch.setattr("comfy.ldm.wan.model.optimized_attention", without_block)
-    with pytest.raises(KeyError, match="block_index"):
+    with pytest.raises(RuntimeError, match=r"passes no block_index.*bidirectional"):
         arranged()
 
 

@@ -297,12 +297,12 @@ class Sparse:
     def patch(self, model):
         clone = model.clone()
         self.install(clone.model_options["transformer_options"])
-        clone.add_callback_with_key(
-            CallbacksMP.ON_PREPARE_STATE,
-            "sparse",
-            lambda patcher, timestep, options: self.install(options["transformer_options"]),
-        )
+        clone.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, "sparse", self.prepare)
         return clone
+
+    def prepare(self, patcher, timestep, model_options=None):
+        if model_options is not None:  # an old ComfyUI passes none, and has no such node either
+            self.install(model_options["transformer_options"])
 
     def install(self, options):
         found = options.get(attention.OVERRIDE)
