@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 
-from . import attention
+from .forward import attend_forward
 
 COMPILER = "inductor"
 """Backend of torch.compile."""
 
 COMPILED_KEY = "SwiftI2V"
-"""Our name among the wrappers of a compiled MODEL."""
+"""Our name among the wrappers of a compiled MODEL around what holds the network."""
+
+FORWARD_KEY = "SwiftI2V_compiled"
+"""Our name among the wrappers of a compiled MODEL around the network itself."""
 
 MOST_GRAPHS = 64
 """Upper bound on compiled variants of a block: stages x clip lengths, first block and others."""
@@ -34,9 +38,19 @@ def with_compiled_blocks(model: Any) -> Any:
         dynamic=False,
         keys=[f"diffusion_model.blocks.{index}" for index in range(blocks)],
     )
-    for wrapper in (allow_many_graphs, attention.install_in_every_forward):
-        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, COMPILED_KEY, wrapper)
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, COMPILED_KEY, allow_many_graphs)
+    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, FORWARD_KEY, compiled_forward)
     return clone
+
+
+@torch.compiler.disable(recursive=False)
+def compiled_forward(executor: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Run the network with our override in every forward, whoever samples.
+
+    Compiled blocks share their code with models that are patched later, and guards on the options are
+    dropped: an override that appears or disappears after the first run would go unnoticed.
+    """
+    return attend_forward(executor, *args, always=True, **kwargs)
 
 
 def guards_to_keep(guards: list[Any]) -> list[bool]:

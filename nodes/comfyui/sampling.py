@@ -12,13 +12,12 @@ from comfy import model_management
 
 # Called through the module, because other packs replace it; a missing one is reported at start.
 from comfy.model_management import intermediate_device  # noqa: F401
-from comfy.model_patcher import create_model_options_clone
 from comfy.sample import prepare_noise
 from comfy.samplers import SAMPLER_NAMES, CFGGuider, sampler_object
 
 from ...swifti2v_core.seeds import clip_seed
 from ...swifti2v_core.sigmas import RECIPE_SHIFT, even_timesteps, flow_sigmas, parse_timesteps
-from . import attention
+from .forward import with_fastest_attention
 from .models import model_shift
 
 logger = logging.getLogger("SwiftI2V")
@@ -53,10 +52,7 @@ def cfg_guider(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
 
 def motion_guider(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
     """Return the GUIDER of a Stage I sampling, with the attention kernel that suits the GPU."""
-    guider = cfg_guider(model, positive, negative, cfg)
-    guider.model_options = create_model_options_clone(guider.model_options)
-    attention.install(guider.model_options.setdefault("transformer_options", {}))
-    return guider
+    return cfg_guider(with_fastest_attention(model), positive, negative, cfg)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from comfy.patcher_extension import WrappersMP
 
-from .attention import TEMPORAL_OPTION, TemporalForward, check_used, install
+from .attention_rules import TemporalForward
+from .forward import add_forward, attend_forward, frame_tokens
 
 PATCH_OPTION = "SwiftI2V_temporal_windows"
 """Our name among wrappers and transformer options."""
@@ -32,12 +32,7 @@ def with_temporal_windows(model: Any, window_frames: int) -> Any:
     clone = model.clone()
     options = clone.model_options.setdefault("transformer_options", {})
     options[PATCH_OPTION] = TemporalPatch(window_frames)
-    for place, wrapper in (
-        (WrappersMP.DIFFUSION_MODEL, temporal_forward),
-        (WrappersMP.APPLY_MODEL, mark_patched_forward),
-    ):
-        clone.remove_wrappers_with_key(place, PATCH_OPTION)  # of a model that was patched before
-        clone.add_wrapper_with_key(place, PATCH_OPTION, wrapper)
+    add_forward(clone, PATCH_OPTION, temporal_forward)
     return clone
 
 
@@ -45,22 +40,6 @@ def window_frames_of(model: Any) -> int | None:
     """Return W of a MODEL, None if it is not patched."""
     patch: TemporalPatch | None = model.model_options.get("transformer_options", {}).get(PATCH_OPTION)
     return None if patch is None else patch.window_frames
-
-
-def mark_patched_forward(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """Show compiled code that the model is patched.
-
-    ComfyUI's TorchCompileModel drops guards on the transformer options, wrappers included: a network that
-    first ran without ours would keep running without it. Guards on arguments are kept.
-
-    Parameters
-    ----------
-    executor
-        ComfyUI's wrapper executor, around the model that holds the network.
-    args, kwargs
-        As ComfyUI passes them on; `temporal_forward` removes the argument added here.
-    """
-    return executor(*args, **kwargs, **{PATCH_OPTION: True})
 
 
 @torch.compiler.disable(recursive=False)
@@ -76,8 +55,7 @@ def temporal_forward(
 ) -> torch.Tensor:
     """Run the Wan network with its self-attention inside temporal windows.
 
-    The override is installed here, in every forward, so that it wraps one that another node has set
-    before or after ours. Not compiled itself, see `window_model.window_forward`.
+    Not compiled itself, see `forward.attend_forward`.
 
     Parameters
     ----------
@@ -95,24 +73,17 @@ def temporal_forward(
     Tensor
         ``[B, C_out, T, h, w]``.
     """
-    kwargs.pop(PATCH_OPTION, None)
-    options = dict(transformer_options or {})
-    patch: TemporalPatch = options[PATCH_OPTION]
-    install(options)
-    forward = _plan_forward(patch.window_frames, x, executor.class_obj.patch_size)
-    options[TEMPORAL_OPTION] = forward
-    result = executor(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
-    check_used(forward)
-    return result
+    options = {} if transformer_options is None else transformer_options
+    rule = _plan_windows(options[PATCH_OPTION].window_frames, x, executor.class_obj)
+    return attend_forward(
+        executor, x, timestep, context, clip_fea, time_dim_concat, options, rule=rule, **kwargs
+    )
 
 
-def _plan_forward(
-    window_frames: int, x: torch.Tensor, patch_size: tuple[int, int, int]
-) -> TemporalForward | None:
+@torch.compiler.disable
+def _plan_windows(window_frames: int, x: torch.Tensor, network: Any) -> TemporalForward | None:
     """Return the windows of a forward; None where one window would hold the whole clip."""
-    frames, height, width = x.shape[2:]
+    frames = x.shape[2]
     if frames <= window_frames:
         return None
-    _, patch_height, patch_width = patch_size  # one latent frame is one patch in every Wan model
-    frame_tokens = -(-height // patch_height) * -(-width // patch_width)  # ComfyUI pads what is left
-    return TemporalForward(window_frames, frames, frame_tokens)
+    return TemporalForward(window_frames, frames, frame_tokens(network, x))

@@ -21,11 +21,15 @@ from ...swifti2v_core.stage_two.reference_strength import (
     predictions_per_step,
 )
 from . import memory
-from .attention import READ_ONLY_OPTION, ReadOnlyForward, check_used, install
+from .attention_rules import ReadOnlyForward
+from .forward import FORWARD_KEY, add_forward, frame_tokens, plan_forward, run_forward
 from .models import latent_channels
 
 WINDOW_OPTION = "SwiftI2V"
-"""Our name among wrappers and transformer options."""
+"""Our name among transformer options, and of the wrapper around the estimate of the memory."""
+
+WINDOW_KEY = f"{WINDOW_OPTION}_window"
+"""Our name among the wrappers around the network."""
 
 KEPT_BYTES_OPTION = f"{WINDOW_OPTION}_kept_bytes"
 """Transformer option: memory that read-only context will keep, unknown to ComfyUI's estimate."""
@@ -56,14 +60,13 @@ class WindowView:
 def window_guider(guider: Any) -> Any:
     """Return a copy of a GUIDER whose model places windows; the guider given stays as it is.
 
-    Its model is a clone with two more wrappers: one around the forward, the innermost, so that wrappers of
-    other packs run around it, and one around ComfyUI's estimate of the memory.
+    Its model is a clone with more wrappers: around the forward, the innermost, so that wrappers of other
+    packs run around it, and around ComfyUI's estimate of the memory.
     """
     clone = copy.copy(guider)
     clone.model_patcher = guider.model_patcher.clone()
-    add = clone.model_patcher.add_wrapper_with_key
-    add(WrappersMP.DIFFUSION_MODEL, WINDOW_OPTION, window_forward)
-    add(WrappersMP.PREPARE_SAMPLING, WINDOW_OPTION, count_kept_context)
+    add_forward(clone.model_patcher, WINDOW_KEY, window_forward)
+    clone.model_patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, WINDOW_OPTION, count_kept_context)
     return clone
 
 
@@ -86,7 +89,6 @@ def aim_guider(clone: Any, guider: Any, view: WindowView, concat_latent: torch.T
     options = clone.model_options.setdefault("transformer_options", {})
     options[WINDOW_OPTION] = view
     options[KEPT_BYTES_OPTION] = kept_bytes(guider.model_patcher, view, _conditions_run(guider))
-    install(options)
     added = {} if concat_latent is None else {"concat_latent_image": concat_latent}
     clone.original_conds = {
         name: [{**condition, **added} for condition in conditions]
@@ -150,26 +152,26 @@ def window_forward(
     Tensor
         ``[B, C_out, W, h, w]``; frames that were left out are zero.
     """
+    kwargs.pop(FORWARD_KEY, None)
     options = {} if transformer_options is None else transformer_options
     view: WindowView = options[WINDOW_OPTION]
     network = executor.class_obj
     predictions: dict[Reference, torch.Tensor] = {}
-    # Keep inline: torch.compile must enter at forward_orig.
     for reference, inputs in inputs_to_run(x, view.clean, view.reference_strength).items():
-        read_only = _read_only(view, options, reference)
-        skipped = view.clean if read_only is not None and read_only.noisy_alone else 0
+        conditioning = (*_conditioning(options), reference)
+        noisy_alone = view.read_only is not None and view.read_only.holds(conditioning)
+        skipped = view.clean if noisy_alone else 0
         noisy_timestep = timestep[:, skipped:] if timestep.ndim > 1 else timestep
-        options[READ_ONLY_OPTION] = read_only
-        result = network.forward_orig(
-            inputs[:, :, skipped:],
-            noisy_timestep,
-            context,
-            clip_fea=clip_fea,
-            freqs=_frequencies(network, x, view.positions[skipped:], options),
-            transformer_options=options,
-            **kwargs,
+        noisy = inputs[:, :, skipped:]
+        rule = _read_only(view, conditioning, noisy_alone, noisy, network)
+        frequencies = _frequencies(network, x, view.positions[skipped:], options)
+        result = run_forward(
+            plan_forward(network, noisy, context, options, rule),
+            _network_forward,
+            (network, noisy, noisy_timestep, context, clip_fea, frequencies),
+            options,
+            kwargs,
         )
-        check_used(read_only)
         # Clean frames are replaced by the sampler's mask; any value will do.
         missing = (0, 0, 0, 0, skipped, 0)
         predictions[reference] = torch.nn.functional.pad(result, missing) if skipped else result
@@ -197,11 +199,36 @@ def _frequencies(
     return torch.cat(parts, dim=1)
 
 
-def _read_only(view: WindowView, options: dict[str, Any], reference: Reference) -> ReadOnlyForward | None:
+def _network_forward(
+    network: Any,
+    x: torch.Tensor,
+    timestep: torch.Tensor,
+    context: torch.Tensor,
+    clip_fea: torch.Tensor | None,
+    frequencies: torch.Tensor,
+    transformer_options: dict[str, Any],
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Call ``forward_orig``, whose arguments are in another order in some Wan models."""
+    return network.forward_orig(
+        x,
+        timestep,
+        context,
+        clip_fea=clip_fea,
+        freqs=frequencies,
+        transformer_options=transformer_options,
+        **kwargs,
+    )
+
+
+@torch.compiler.disable
+def _read_only(
+    view: WindowView, conditioning: tuple[Any, ...], noisy_alone: bool, x: torch.Tensor, network: Any
+) -> ReadOnlyForward | None:
     if view.read_only is None:
         return None
-    conditioning = (*_conditioning(options), reference)
-    return ReadOnlyForward(view.read_only, conditioning, view.read_only.holds(conditioning))
+    tokens = x.shape[2] * frame_tokens(network, x)
+    return ReadOnlyForward(view.read_only, conditioning, noisy_alone, tokens)
 
 
 def _conditioning(options: dict[str, Any]) -> tuple[Any, ...]:

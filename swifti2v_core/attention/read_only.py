@@ -34,6 +34,11 @@ class ReadOnlyContext:
         """Return whether keys and values of a full forward pass are cached for a conditioning."""
         return conditioning in self._stored
 
+    def holds_layer(self, slot: tuple[Hashable, Hashable]) -> bool:
+        """Return whether keys and values are kept in a slot of (conditioning, layer)."""
+        conditioning, layer = slot
+        return layer in self._stored.get(conditioning, {})
+
     def kept_bytes(self, layers: int, channels: int, element_size: int) -> int:
         """Return the bytes of the keys and values cached for one conditioning.
 

@@ -1,5 +1,7 @@
 """The attention override: what it computes, what it leaves alone, and that compiled models keep to it."""
 
+from types import SimpleNamespace
+
 import comfy.ops
 import comfy.samplers
 import comfy.sd
@@ -7,7 +9,7 @@ import pytest
 import torch
 from comfy.ldm.modules.attention import attention_pytorch, attention_split
 from comfy.ldm.wan.model import WanModel
-from swifti2v.nodes.comfyui import attention, compiled_model, models, sampling
+from swifti2v.nodes.comfyui import attention, attention_rules, compiled_model, forward, models, sampling
 from swifti2v.nodes.pipeline import stage_one as motion_making
 from swifti2v.swifti2v_core.attention import read_only
 
@@ -61,10 +63,18 @@ def random_parts(heads_in):
     return parts if heads_in else [part.transpose(1, 2).flatten(2) for part in parts]
 
 
-def options_with(pack, users=None):
+def attended(attend, parts, *args, users=None, rule=None, **kwargs):
+    """Call ComfyUI's attention as a network does inside a forward of ours."""
     options = {} if users is None else {attention.OVERRIDE: users}
-    attention.install(options)
-    return options
+    network = SimpleNamespace(blocks=[SimpleNamespace()])
+    x = parts[0]
+    planned = forward.plan_forward(network, x, x, options, rule, always=True)
+
+    def network_forward(transformer_options):
+        transformer_options["block_index"] = 0
+        return attend(*parts, PARTS[1], *args, **kwargs, transformer_options=transformer_options)
+
+    return forward.run_forward(planned, network_forward, (), options, {})
 
 
 # --- The kernel -------------------------------------------------------------------------------------
@@ -75,8 +85,7 @@ def options_with(pack, users=None):
 def test_every_layout_is_the_hosts_attention(pack, chosen, heads_in, heads_out):
     parts = random_parts(heads_in)
     layout = {"skip_reshape": heads_in, "skip_output_reshape": heads_out}
-    options = options_with(pack)
-    ours = attention_pytorch(*parts, PARTS[1], **layout, transformer_options=options)
+    ours = attended(attention_pytorch, parts, **layout)
     theirs = attention_pytorch(*parts, PARTS[1], **layout)
     assert len(chosen) == 1
     assert ours.shape == theirs.shape
@@ -87,12 +96,11 @@ def test_the_decision_is_made_from_what_is_attended(pack, monkeypatch):
     facts = []
     monkeypatch.setattr(attention.kernels, "nvidia_capability", lambda device: (9, 0))
     monkeypatch.setattr(attention.kernels, "prefers_cudnn", lambda *given: facts.append(given))
-    options = options_with(pack)
     query, key, value = random_parts(True)
     given = (query[:, :, :4], key, value)
-    attention_pytorch(*given, PARTS[1], skip_reshape=True, transformer_options=options)
+    attended(attention_pytorch, given, skip_reshape=True)
     flat = [part.transpose(1, 2).flatten(2) for part in given]
-    attention_pytorch(*flat, PARTS[1], transformer_options=options)
+    attended(attention_pytorch, flat)
     assert facts == [((9, 0), torch.float32, 8, 4, 10)] * 2
 
 
@@ -107,20 +115,20 @@ def test_the_decision_is_made_from_what_is_attended(pack, monkeypatch):
     ids=lambda asked: next(iter(asked)),
 )
 def test_what_we_do_not_know_is_left_to_the_host(pack, chosen, asked):
-    parts, options = random_parts(True), options_with(pack)
+    parts = random_parts(True)
     given = {"skip_reshape": True, **asked}
-    ours = attention_pytorch(*parts, PARTS[1], **given, transformer_options=options)
+    ours = attended(attention_pytorch, parts, **given)
     assert torch.equal(ours, attention_pytorch(*parts, PARTS[1], **given))
     if "mask" in asked:  # ComfyUI may give it by place, too
         mask = asked["mask"]
-        attention_pytorch(*parts, PARTS[1], mask, skip_reshape=True, transformer_options=options)
+        attended(attention_pytorch, parts, mask, skip_reshape=True)
     assert chosen == []
 
 
 def test_another_attention_of_the_host_is_left_alone(pack, chosen):
     """As with --use-sage-attention: the user has chosen."""
-    parts, options = random_parts(False), options_with(pack)
-    ours = attention_split(*parts, PARTS[1], transformer_options=options)
+    parts = random_parts(False)
+    ours = attended(attention_split, parts)
     assert torch.equal(ours, attention_split(*parts, PARTS[1]))
     assert chosen == []
 
@@ -147,15 +155,22 @@ def test_the_users_override_decides(run, stage_two, z_ref, plain_attention, chos
     assert (with_user - without).abs().max() <= 1e-5
 
 
-def test_the_users_override_decides_in_stage_one(pack, stage_one, text):
+def test_the_users_override_decides_in_stage_one(run, stage_one, vae, photo, plain_attention, chosen):
+    calls = []
+
     def users(attend, *args, **kwargs):
+        calls.append(attend)
         return attend(*args, **kwargs)
 
     model = stage_one.clone()
     model.model_options["transformer_options"][attention.OVERRIDE] = users
-    options = sampling.motion_guider(model, *text, 1.0).model_options["transformer_options"]
-    assert options[attention.OVERRIDE] is attention.override
-    assert options[attention.USERS_OVERRIDE_OPTION] is users
+    given = {"vae": vae, "image": photo, "steps": 1, "width": 64, "height": 32, "frames": 5}
+    with_user = run("SwiftI2V_MotionSampler", model_high_noise=model, **given)[1]["samples"]
+    assert chosen == []
+    assert calls and set(calls) == {attention_pytorch.__wrapped__}
+    without = run("SwiftI2V_MotionSampler", model_high_noise=stage_one, **given)[1]["samples"]
+    assert chosen
+    assert (with_user - without).abs().max() <= 1e-5
     assert model.model_options["transformer_options"] == {attention.OVERRIDE: users}
 
 
@@ -183,10 +198,9 @@ def test_read_only_works_for_any_head_layout(pack, heads_in, heads_out):
     mask[:4, 4:] = False
     expected = torch.nn.functional.scaled_dot_product_attention(*random_parts(True), attn_mask=mask)
     context = read_only.ReadOnlyContext(4)
-    options = options_with(pack)
-    options[attention.READ_ONLY_OPTION] = attention.ReadOnlyForward(context, "a", noisy_alone=False)
+    rule = attention_rules.ReadOnlyForward(context, "a", noisy_alone=False, tokens=10)
     layout = {"skip_reshape": heads_in, "skip_output_reshape": heads_out}
-    result = attention_pytorch(*parts, PARTS[1], **layout, transformer_options=options | {"block_index": 0})
+    result = attended(attention_pytorch, parts, rule=rule, **layout)
     expected = expected if heads_out else expected.transpose(1, 2).flatten(2)
     assert torch.allclose(result, expected, atol=1e-5)
 
@@ -224,7 +238,7 @@ def test_an_attention_that_does_not_name_its_block_stops_the_run(arranged, monke
         return attention_pytorch(*args, transformer_options=options, **kwargs)
 
     monkeypatch.setattr("comfy.ldm.wan.model.optimized_attention", without_block)
-    with pytest.raises(KeyError, match="block_index"):
+    with pytest.raises(RuntimeError, match=r"passes no block_index.*bidirectional"):
         arranged()
 
 

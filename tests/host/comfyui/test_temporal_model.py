@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import comfy.ops
 import comfy.sd
@@ -9,7 +10,7 @@ import pytest
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy.ldm.wan.model import WanModel
-from swifti2v.nodes.comfyui import attention, compiled_model, models, sampling
+from swifti2v.nodes.comfyui import attention, attention_rules, compiled_model, forward, models, sampling
 from swifti2v.swifti2v_core.attention import temporal_windows
 
 import nodes as host_nodes
@@ -122,12 +123,17 @@ def test_every_layout_is_masked_attention(pack, core, heads_in, heads_out, block
     window = window.repeat_interleave(FRAME_TOKENS)
     mask = window[:, None] == window[None, :]
     expected = torch.nn.functional.scaled_dot_product_attention(*parts, attn_mask=mask)
-    forward = attention.TemporalForward(4, 7, FRAME_TOKENS)
-    options = {attention.TEMPORAL_OPTION: forward, "block_index": block}
-    attention.install(options)
+    rule = attention_rules.TemporalForward(4, 7, FRAME_TOKENS)
     given = parts if heads_in else [part.transpose(1, 2).flatten(2) for part in parts]
     layout = {"skip_reshape": heads_in, "skip_output_reshape": heads_out}
-    result = attention_pytorch(*given, 3, **layout, transformer_options=options)
+
+    def network_forward(transformer_options):
+        transformer_options["block_index"] = block
+        return attention_pytorch(*given, 3, **layout, transformer_options=transformer_options)
+
+    network = SimpleNamespace(blocks=[SimpleNamespace()] * 2)
+    planned = forward.plan_forward(network, given[0], given[0], {}, rule)
+    result = forward.run_forward(planned, network_forward, (), {}, {})
     expected = expected if heads_out else expected.transpose(1, 2).flatten(2)
     assert torch.allclose(result, expected, atol=1e-6)
 
@@ -284,10 +290,10 @@ def test_windows_of_segments_that_would_be_cut_are_refused(pack, run, stage_two,
 @pytest.mark.parametrize(("query", "key"), [(9, 9), (8, 9)])
 def test_references_in_the_sequence_are_refused(query, key):
     parts = [torch.zeros(1, frames * FRAME_TOKENS, 8) for frames in (query, key, key)]
-    forward = attention.TemporalForward(4, 8, FRAME_TOKENS)
+    rule = attention_rules.TemporalForward(4, 8, FRAME_TOKENS)
     sentence = f"from {4 * query} to {4 * key} tokens, but 8 latent frames of 4 tokens are 32"
     with pytest.raises(ValueError, match=sentence):
-        forward.attend(lambda query, key, value: query, parts, 0, token_dim=1, output_dim=1)
+        rule.attend(lambda query, key, value: query, parts, 0, token_dim=1, output_dim=1)
 
 
 def test_a_reference_after_the_clip_is_refused(tiny, text, make_latent, windowed):

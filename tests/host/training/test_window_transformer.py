@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from swifti2v.nodes.comfyui import attention, window_model
+from swifti2v.nodes.comfyui import window_model
 
 from swifti2v_core.attention.read_only import ReadOnlyContext
 from swifti2v_train.networks.native_keys import load_native, to_native
@@ -27,9 +27,6 @@ def window(channels):
 
 def host_velocity(pack, model, x, timestep, text, read_only=None):
     options = {window_model.WINDOW_OPTION: window_model.WindowView(POSITIONS, CLEAN, read_only)}
-    if read_only is not None:
-        attention.install(options)
-        options["optimized_attention_override"] = attention.override
     executor = type("Executor", (), {"class_obj": model.model.diffusion_model})
     return window_model.window_forward(executor, x, timestep, text, transformer_options=options)
 
