@@ -665,7 +665,7 @@ def find_video(entry: dict[str, Any], workspace: Path) -> Path:
 def report(host: Host, video: Path, photo: Path, motion: str) -> Path:
     """Print the figures of a clip and write its contact sheet; return the sheet."""
     sheet = video.with_name(video.stem.rstrip("_") + "_sheet.png")
-    command: list[str | Path] = [host.python, REPO / "benchmarks" / "demo_report.py", "--motion", motion]
+    command: list[str | Path] = [host.python, "-m", "benchmarks.quality.demo_report", "--motion", motion]
     command += ["--video", video, "--photo", photo, "--comfyui", host.folder, "--sheet", sheet]
     if call(command):
         raise DevError(f"The report on the clip failed; the clip itself is {video}.")

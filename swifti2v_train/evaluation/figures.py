@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,16 @@ from torch import Tensor
 from swifti2v_core.geometry import FRAMES_PER_LATENT
 from swifti2v_core.stage_two.segments import Segment
 
-from .metrics import laplacian_ratio, luma_pulse, measure_clip, seam_energy, sharpness
+from .metrics import (
+    laplacian_ratio,
+    laplacian_slope,
+    latent_means,
+    lattice_peak,
+    luma_pulse,
+    measure_clip,
+    seam_energy,
+    sharpness,
+)
 
 CEILING, PLAIN, REFERENCE = "truth, through the autoencoder", "plain upscaling", "z_ref, decoded"
 """Baselines without Stage II: the best possible latent, upscaled motion, and Stage II's input."""
@@ -20,8 +29,11 @@ CEILING, PLAIN, REFERENCE = "truth, through the autoencoder", "plain upscaling",
 COLUMNS = {
     "PSNR": 2,
     "SSIM": 4,
+    "PSNR end": 2,
     "Laplacian": 3,
+    "slope": 4,
     "sharpness": 3,
+    "lattice": 2,
     "pulse": 2,
     "seam": 2,
     "gap closed": 3,
@@ -56,9 +68,10 @@ def figures(clip: Tensor, truth: Tensor, seconds: float = math.nan) -> Row:
     Returns
     -------
     dict
-        PSNR and SSIM; Laplacian, the sharpness of the last latent frame relative to frame 0; sharpness,
-        that of the last latent frame relative to the truth; pulse at the lag of a segment of three latent
-        frames, and seam, see `metrics`; seconds.
+        PSNR and SSIM; PSNR end, that of the last latent frame; Laplacian, the sharpness of the last
+        latent frame relative to frame 0, and its slope; sharpness, that of the last latent frame relative
+        to the truth; lattice, the peak in the last latent frame; pulse at the lag of a segment of three
+        latent frames, and seam, see `metrics`; seconds.
     """
     statistics = measure_clip(clip, truth)
     assert statistics.psnr is not None and statistics.ssim is not None
@@ -67,8 +80,11 @@ def figures(clip: Tensor, truth: Tensor, seconds: float = math.nan) -> Row:
     return {
         "PSNR": float(statistics.psnr[1:].mean()),
         "SSIM": float(statistics.ssim[1:].mean()),
+        "PSNR end": float(latent_means(statistics.psnr)[-1]),
         "Laplacian": float(laplacian_ratio(statistics)[-1]),
+        "slope": laplacian_slope(statistics),
         "sharpness": float(last) / float(true),
+        "lattice": float(lattice_peak(statistics)[-1]),
         "pulse": luma_pulse(statistics, 12),
         "seam": seam_energy(statistics),
         "gap closed": math.nan,
@@ -104,8 +120,8 @@ def gap_figures(latents: Tensor, reference: Tensor, truth: Tensor, segments: Seq
 
 
 def spread(values: Sequence[float], decimals: int) -> str:
-    """Return mean and standard deviation, the mean alone of a single value, or a dash without values."""
-    if not values or any(math.isnan(value) for value in values):
+    """Return mean and standard deviation, of one value no deviation, a dash unless all are finite."""
+    if not values or not all(math.isfinite(value) for value in values):
         return "-"
     mean = f"{np.mean(values):.{decimals}f}"
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{decimals}f}"
@@ -119,14 +135,14 @@ def _groups(rows: Sequence[Row]) -> dict[tuple[int, str], list[Row]]:
     return groups
 
 
-def quality_table(rows: Sequence[Row]) -> str:
-    """Return mean and standard deviation of every figure as a Markdown table."""
+def quality_table(rows: Sequence[Row], columns: Mapping[str, int] = COLUMNS) -> str:
+    """Return mean and deviation of figures as a Markdown table, with the decimals of ``columns``."""
     lines = [
-        "| frames | | runs | " + " | ".join(COLUMNS) + " |",
-        "|---|---|---|" + "---|" * len(COLUMNS),
+        "| frames | | runs | " + " | ".join(columns) + " |",
+        "|---|---|---|" + "---|" * len(columns),
     ]
     for (frames, name), group in _groups(rows).items():
-        cells = [spread([row[column] for row in group], places) for column, places in COLUMNS.items()]
+        cells = [spread([row[column] for row in group], places) for column, places in columns.items()]
         lines.append(f"| {frames} | {name} | {len(group)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

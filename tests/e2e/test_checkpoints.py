@@ -10,10 +10,7 @@ import time
 import pytest
 
 import dev
-
-sys.path.append(str(dev.REPO / "benchmarks"))
-
-from kill_test import KillTest, run
+from benchmarks.endurance.kill import KillTest, run
 
 
 @pytest.fixture(scope="module")

@@ -125,10 +125,13 @@ VALID = FILE.read_bytes()
 
 
 def checkpoint_file(data: bytes) -> None:
-    """A file that differs from the written one is ignored without an error."""
+    """A file is ignored without an error unless it carries the checksum of its own frames.
+
+    The fuzzer sees the comparison of checksums and writes a matching one now and then.
+    """
     FILE.write_bytes(data)
     frames = saved_run().load(0, 0, SHAPE)
-    assert frames is None or torch.equal(frames, torch.zeros(SHAPE))
+    assert frames is None or fingerprint(frames).encode() in data
 
 
 TARGETS: dict[Callable[[bytes], None], list[bytes]] = {

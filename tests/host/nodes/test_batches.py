@@ -60,7 +60,7 @@ def test_a_clean_frame(run, stage_one, vae, photos):
     options = {"model_high_noise": stage_one, "vae": vae, "width": 128, "height": 64, "frames": 5}
     frames, latent = run("SwiftI2V_MotionSampler", image=photos, seed=1, **options)
     singles, latents = one_by_one(run, "SwiftI2V_MotionSampler", photos, 1, **options)
-    assert torch.allclose(frames, torch.cat(singles), rtol=0, atol=1e-6)  # ComfyUI decodes them together
+    assert torch.allclose(frames, torch.cat(singles), rtol=0, atol=2e-6)  # ComfyUI decodes them together
     assert torch.equal(latent["samples"], torch.cat([single["samples"] for single in latents]))
 
 

@@ -1,4 +1,4 @@
-"""The command that prints a clip's figures, run as a user runs it."""
+"""The command that prints the figures of a clip, run as a user runs it."""
 
 import subprocess
 import sys
@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "clip_report.py"
+ROOT = Path(__file__).resolve().parents[3]
+SCRIPT = ROOT / "benchmarks" / "quality" / "clip_report.py"
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """A noise picture that grows brighter at frame 13, where the second segment starts."""
+    """A noise picture that brightens at frame 13, where the second segment starts."""
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     noise = np.random.default_rng(0).integers(60, 160, (64, 128, 3), dtype=np.uint8)
     with av.open(str(path), "w") as container:
@@ -28,8 +29,8 @@ def clip(tmp_path_factory):
 
 
 def run(*arguments):
-    command = [sys.executable, SCRIPT, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "benchmarks.quality.clip_report", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def test_figures_and_plot_against_a_truth(clip, tmp_path):

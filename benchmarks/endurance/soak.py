@@ -1,14 +1,12 @@
-"""Many runs on one real server: memory, live tensors and open files stay where they were, in one table.
+"""Many runs on one real server: live tensors, open files and memory after each, in one table.
 
-    COMFYUI_PATH=FOLDER python benchmarks/soak.py --runs 200
+    python -m benchmarks.endurance.soak --runs 200
 
-The demo's graph at small sizes, with another seed, size and length every time; about 2 s a run on two CPU
-cores. A probe beside the pack answers between runs, after a garbage collection: tensors that Python
-holds, files that the process has open (sockets included) and its resident memory. The first two are
-counts and must not grow after the tenth run. Resident memory has noise: allocators keep what was freed in
-their own pools, sizes differ from run to run, and ComfyUI keeps the history of every prompt.
-
-Exits with 1 if tensors or open files grow.
+Every run is the demo's graph at a small size, with a new seed, size and length; about 2 s per run on two
+CPU cores. Between runs, after a garbage collection, a probe in the server counts the tensors that Python
+holds and the open files of the process (sockets included), and reads its resident memory. Tensors and files
+must not grow after the tenth run; the exit status is 1 if they do. Resident memory is noisy: allocators
+keep freed memory in pools, sizes differ between runs, and ComfyUI keeps the history of every prompt.
 """
 
 from __future__ import annotations
@@ -22,10 +20,8 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
-
-import dev  # noqa: E402
+import dev
+from benchmarks.command_line import ROOT
 
 PROBE = """
 import gc, os
@@ -43,20 +39,20 @@ async def count(request):
     files = process.num_fds() if hasattr(process, "num_fds") else process.num_handles()
     return web.json_response({"tensors": tensors, "files": files, "resident": process.memory_info().rss})
 """
-"""A custom node pack for this benchmark alone."""
+"""A custom node pack that answers with the counts."""
 
 SIZES = ((128, 64), (192, 96), (256, 128), (160, 64), (192, 128), (256, 64))
-"""Of the video; the motion has half of it. As many as there are lengths, or more."""
+"""Sizes of the video; the motion is half as large. At least as many as lengths."""
 
 LENGTHS = (9, 17, 13)
 
 WARM = 10
-"""The run after which nothing may grow."""
+"""Number of the run after which nothing may grow."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What the server's process holds between runs."""
+    """What the server's process holds between runs; ``resident`` in bytes."""
 
     tensors: int
     files: int
@@ -84,7 +80,7 @@ def prompt_of(run: int) -> dict[str, Any]:
 
 
 def soak(runs: int, comfyui: str | None, workspace: Path) -> list[Counts]:
-    """Run the graph on a server and return what it holds after every run."""
+    """Run the graph ``runs`` times on a server and return the counts after each run."""
     dev.prepare_workspace(workspace)
     probe = workspace / "custom_nodes" / "soak_probe"
     probe.mkdir(exist_ok=True)
@@ -102,7 +98,7 @@ def soak(runs: int, comfyui: str | None, workspace: Path) -> list[Counts]:
 
 
 def table(held: list[Counts]) -> str:
-    """Return what was held after some runs, and the range from the tenth run on."""
+    """Return the counts after some runs, and their range from the tenth run on, in Markdown."""
     lines = ["| after run | live tensors | open files | resident MiB |", "|---|---|---|---|"]
     numbers = sorted({1, WARM, len(held), *range(50, len(held), 50)} & set(range(1, len(held) + 1)))
     for number in numbers:
@@ -118,12 +114,12 @@ def table(held: list[Counts]) -> str:
 
 
 def main() -> int:
-    """Run, print the table and tell whether anything grew."""
+    """Run and print the table; the exit status is 1 if tensors or files grew."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=200, help="more than 10, default 200")
-    parser.add_argument("--comfyui", metavar="VERSION", help="of the hosts that dev.py fetches")
+    parser.add_argument("--comfyui", metavar="VERSION", help="one of those that dev.py fetches")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         held = soak(options.runs, options.comfyui, Path(folder))

@@ -1,11 +1,11 @@
-"""Time, memory, floors and the table of both benchmarks; pure PyTorch, nothing of ComfyUI.
+"""Time, memory, floors and the table of the speed benchmarks; pure PyTorch, without ComfyUI.
 
 Method: one warm-up on a short clip, then the median of whole runs between two synchronizations; on a CPU
-the fastest, since whatever else runs there only adds. Peaks of GPU memory are the allocator's, peaks of
-RAM what the process holds above the start of the case. A *floor* is the time that the arithmetic alone,
-or the unavoidable traffic alone, would take on this device: floating-point operations counted on the
-meta device, each byte moved once, over the rate of one large matrix product and one large copy measured
-in the same run. A time far under its floor means that something else slowed those two down.
+the fastest, since other programs only add time. Peaks of GPU memory are the allocator's; peaks of RAM are
+the resident memory above the start of the case. A *floor* is the time that the arithmetic alone, or the
+unavoidable memory traffic alone, takes on this device: floating-point operations counted on the meta
+device and each byte moved once, divided by the rates of a large matrix product and a large copy measured in
+the same run. A time far below its floor means that other load slowed those two measurements.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 GIB = 2**30
-TELLING = 0.05 * GIB
-"""Memory below which a share says nothing."""
+COMPARABLE_BYTES = 0.05 * GIB
+"""Least memory of ComfyUI's own way of which a share is shown."""
 
 COLUMNS = (
     "row",
@@ -44,7 +44,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Work:
-    """The least that a result costs: floating-point operations, and bytes read and written once."""
+    """Least cost of a result: floating-point operations, and bytes read and written once."""
 
     flops: float = 0.0
     bytes: float = 0.0
@@ -58,7 +58,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What the device does per second: floating-point operations, and bytes read plus written."""
+    """Rates of the device: floating-point operations per second, bytes read plus written per second."""
 
     flops: float
     bytes: float
@@ -67,11 +67,11 @@ class Ceilings:
         return f"{self.flops / 1e12:.3g} TFLOP/s in a matrix product, {self.bytes / 1e9:.4g} GB/s in a copy"
 
     def best(self, other: Ceilings) -> Ceilings:
-        """Return the higher of two measurements each: what a device did once, it can do."""
+        """Return the higher of the two rates each."""
         return Ceilings(max(self.flops, other.flops), max(self.bytes, other.bytes))
 
     def floor(self, work: Work) -> tuple[float, str]:
-        """Return the floor of some work in seconds, the larger of its two terms, and that term."""
+        """Return the floor of ``work`` in seconds, the larger of its two terms, and that term as text."""
         arithmetic, traffic = work.flops / self.flops, work.bytes / self.bytes
         if arithmetic >= traffic:
             return arithmetic, f"{work.flops / 1e12:.4g} TFLOP"
@@ -85,17 +85,17 @@ class Case:
     Attributes
     ----------
     row, name
-        What is measured, and whose way; names begin with "ours" or "host".
+        Operation, and implementation; names start with "ours" or "host", ComfyUI's own way.
     run
-        Does it once and returns the result.
+        Runs once and returns the result.
     warm_up
-        Does the same on a short clip.
+        Runs on a short clip.
     work
-        Returns what it costs at least; asked after the last run.
+        Returns the least cost of a run; called after the last run.
     errors
-        Compares a result with the reference, (max, mean); None where there is nothing to compare.
+        Returns the (maximum, mean) difference of a result from the reference, None without a reference.
     calls
-        Times that one run does the thing; seconds are of one of them.
+        Operations per run; seconds are per operation.
     """
 
     row: str
@@ -109,7 +109,7 @@ class Case:
 
 @dataclass
 class Measurement:
-    """What came out of a case; `failure` says why there is no time."""
+    """Result of a case: seconds, bytes and differences, or the reason for having none in ``failure``."""
 
     row: str
     name: str
@@ -126,30 +126,30 @@ class Measurement:
 
     @property
     def time(self) -> float:
-        """Seconds: the median, or the fastest run where other programs share the processor."""
+        """Seconds: the median, or the fastest run on a CPU."""
         return min(self.seconds) if self.fastest else statistics.median(self.seconds)
 
 
 def count_flops(run: Callable[[], Any]) -> float:
-    """Count convolutions, matrix products and attention of a run, 2 per multiply-add; meta tensors do."""
+    """Count the operations of convolutions, matrix products and attention, 2 per multiply-add."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run()
     return float(counter.get_total_flops())
 
 
 def module_bytes(module: torch.nn.Module, element_size: int) -> float:
-    """Return the bytes of a module's weights at a size per value."""
+    """Return the bytes of a module's weights at ``element_size`` bytes per value."""
     return float(sum(part.numel() for part in module.parameters()) * element_size)
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what was asked of it."""
+    """Wait for the device to finish all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds_of(run: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    """Return the wall-clock seconds of a run, and its result."""
+    """Return the wall-clock seconds and the result of a run."""
     synchronize(device)
     start = time.perf_counter()
     result = run()
@@ -158,7 +158,7 @@ def seconds_of(run: Callable[[], Any], device: torch.device) -> tuple[float, Any
 
 
 def measure_ceilings(device: torch.device) -> Ceilings:
-    """Time a large matrix product and a large copy, on random data: zeros would run faster."""
+    """Time a large matrix product and a large copy on random data; zeros would be faster."""
     on_gpu = device.type == "cuda"
     side, dtype = (8192, torch.bfloat16) if on_gpu else (1536, torch.float32)
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
@@ -176,7 +176,7 @@ def measure_ceilings(device: torch.device) -> Ceilings:
 
 
 class Peaks:
-    """Peaks of memory while the context is open: the GPU allocator's, and the process's RAM sampled."""
+    """Peak bytes inside the context: the GPU allocator's, and the process's sampled RAM above the start."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._process = device, psutil.Process()
@@ -204,8 +204,8 @@ class Peaks:
 
 
 @contextlib.contextmanager
-def heard() -> Iterator[list[str]]:
-    """Collect what is logged: every warning, and how the pack decodes and encodes."""
+def captured_log() -> Iterator[list[str]]:
+    """Collect log messages: every warning, and the pack's decode and encode plans."""
     notes: list[str] = []
 
     class Listener(logging.Handler):
@@ -218,7 +218,7 @@ def heard() -> Iterator[list[str]]:
     listener, root, own = Listener(), logging.getLogger(), logging.getLogger("SwiftI2V")
     before = own.level, own.propagate
     own.setLevel(logging.INFO)
-    own.propagate = False  # the plans belong below the table, not between its lines
+    own.propagate = False  # plans belong below the table, not between its lines
     for logger in (root, own):
         logger.addHandler(listener)
     try:
@@ -233,17 +233,17 @@ def heard() -> Iterator[list[str]]:
 def measure(
     case: Case, repeats: int, device: torch.device, deadline: float = float("inf"), cap: float = 0.0
 ) -> Measurement:
-    """Run a case; what fails is told in the measurement. After the deadline nothing new is begun."""
+    """Run a case and record a failure in the measurement; after ``deadline`` run nothing."""
     found = Measurement(case.row, case.name, cap, fastest=device.type == "cpu")
     if time.monotonic() > deadline:
-        found.failure = "not run: the time is up"
+        found.failure = "not run: time is up"
         return found
     try:
         with torch.inference_mode():
             _run(case, repeats, device, deadline, found)
-    except Exception as error:  # a row that fails must not take the others with it
+    except Exception as error:  # a failing row must not end the others
         found.failure = failure(error)
-    # Only here is the failed run's memory free: the exception kept it alive.
+    # Not earlier: the exception keeps the memory of the failed run alive.
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -251,7 +251,7 @@ def measure(
 
 
 def failure(error: Exception) -> str:
-    """Say in a few words why a row has no time."""
+    """Describe an error in a few words, for the table."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return "out of memory"
     return f"{type(error).__name__}: {error}".splitlines()[0][:120]
@@ -263,8 +263,8 @@ def _run(case: Case, repeats: int, device: torch.device, deadline: float, found:
     result, times = None, []
     with Peaks(device) as peaks:
         while not times or (len(times) < repeats and time.monotonic() < deadline):
-            result = None  # or two results would be held at once
-            with heard() as found.notes:
+            result = None  # otherwise two results are alive at once
+            with captured_log() as found.notes:
                 taken, result = seconds_of(case.run, device)
             times.append(taken / case.calls)
     found.allocated, found.reserved, found.ram = peaks.allocated, peaks.reserved, peaks.ram
@@ -275,11 +275,11 @@ def _run(case: Case, repeats: int, device: torch.device, deadline: float, found:
 
 
 def differences(result: torch.Tensor, reference: torch.Tensor | None) -> tuple[float, float] | None:
-    """Return the largest and the mean absolute difference, slice by slice; None without a reference."""
+    """Return the maximum and mean absolute difference, slice by slice; None without a reference."""
     if reference is None:
         return None
     largest, total = 0.0, 0.0
-    for part, expected in zip(result, reference, strict=True):  # whole clips would be held twice more
+    for part, expected in zip(result, reference, strict=True):  # whole clips would need two more copies
         difference = (part - expected).abs()
         largest = max(largest, float(difference.max()))
         total += float(difference.mean(dtype=torch.float64))
@@ -287,15 +287,15 @@ def differences(result: torch.Tensor, reference: torch.Tensor | None) -> tuple[f
 
 
 def _of_host(one: Measurement, measurements: Sequence[Measurement]) -> str:
-    """Return time, VRAM and RAM as a share of the host's own way, the first of its row and cap."""
-    place = (one.row, one.cap)
-    hosts = [m for m in measurements if m.name.startswith("host") and (m.row, m.cap) == place]
+    """Return time, VRAM and RAM as shares of the host case, the first of the same row and cap."""
+    key = (one.row, one.cap)
+    hosts = [m for m in measurements if m.name.startswith("host") and (m.row, m.cap) == key]
     if not hosts or not hosts[0].seconds or one is hosts[0]:
         return "-"
     host = hosts[0]
     shares = [f"{one.time / host.time:.2f}"]
     for ours, theirs in ((one.allocated, host.allocated), (one.ram, host.ram)):
-        shares.append(f"{ours / theirs:.2f}" if theirs > TELLING else "-")
+        shares.append(f"{ours / theirs:.2f}" if theirs > COMPARABLE_BYTES else "-")
     return " / ".join(shares)
 
 
@@ -320,7 +320,7 @@ def _cells(one: Measurement, ceilings: Ceilings, measurements: Sequence[Measurem
 
 
 def table(measurements: Sequence[Measurement], ceilings: Ceilings) -> str:
-    """Return the table in Markdown, with what was logged below it."""
+    """Return the table in Markdown, followed by the captured log."""
     lines = [list(COLUMNS), ["---"] * len(COLUMNS)]
     lines += [_cells(one, ceilings, measurements) for one in measurements]
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,7 +1,8 @@
-"""The tiny models in a real ComfyUI, in this process, for the reports."""
+"""The tiny models in a real ComfyUI in this process, for the quality reports."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import inspect
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from command_line import boot
-from repository import ROOT, TINY
 
+from benchmarks.command_line import ROOT, add_comfyui, boot
+
+TINY = ROOT / "tests" / "assets" / "tiny"
 STAGE_TWO = "tiny_stage2_detail.safetensors"
 
 
@@ -26,9 +28,23 @@ class Bench(NamedTuple):
     vae: Any
 
 
+def parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that the reports share."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_comfyui(made)
+    made.add_argument("--models", type=Path, default=TINY, metavar="FOLDER", help="of the tiny models")
+    made.add_argument(
+        "--photos", type=Path, default=TINY / "photos", metavar="FOLDER", help="of .jpg files"
+    )
+    made.add_argument("--sheets", type=Path, metavar="FOLDER", help="save contact sheets there")
+    return made
+
+
 @contextlib.contextmanager
 def comfyui(folder: Path, models: Path = TINY) -> Iterator[dict[str, Any]]:
-    """Boot a ComfyUI on the CPU with this pack and a folder of models; yield all nodes by id."""
+    """Boot ComfyUI on the CPU with this pack and a folder of models; yield all nodes by id."""
     boot(folder, cpu=True)
     import folder_paths
 
@@ -40,12 +56,12 @@ def comfyui(folder: Path, models: Path = TINY) -> Iterator[dict[str, Any]]:
         for kind in ("diffusion_models", "vae"):
             folder_paths.add_model_folder_path(kind, str(models), is_default=True)
         if not asyncio.run(nodes.load_custom_node(str(pack))):
-            raise RuntimeError(f"ComfyUI in {folder} could not load the pack; its message is above.")
+            raise RuntimeError(f"ComfyUI in {folder} could not load the pack; see its message above.")
         yield nodes.NODE_CLASS_MAPPINGS
 
 
 def run_node(pack: dict[str, Any], node_id: str, **inputs: Any) -> tuple[Any, ...]:
-    """Run a node of the pack with its widgets' defaults; return its outputs."""
+    """Run a node of the pack with the defaults of its widgets; return its outputs."""
     node = pack[node_id]
     accepted = inspect.signature(node.execute).parameters
     defaults = {
@@ -61,7 +77,7 @@ def run_node(pack: dict[str, Any], node_id: str, **inputs: Any) -> tuple[Any, ..
 
 
 def load(pack: dict[str, Any], models: Path = TINY) -> Bench:
-    """Load the tiny models of the folder that `comfyui` was given, as a user does."""
+    """Load the tiny models, as a user does, from the folder that `comfyui` was given."""
     names = {"high_noise_model": "tiny_stage1_motion.safetensors", "low_noise_model": "none"}
     loras = {"high_noise_lora": "none", "low_noise_lora": "none"}
     (one, *_) = run_node(pack, "SwiftI2V_LoadStageI", **names, **loras, weight_dtype="default")
@@ -70,7 +86,7 @@ def load(pack: dict[str, Any], models: Path = TINY) -> Bench:
 
 
 def load_stage_two(pack: dict[str, Any], weights: Path) -> Any:
-    """Return the MODEL of Stage II weights."""
+    """Return the MODEL of a file of Stage II weights."""
     import folder_paths
 
     folder_paths.add_model_folder_path("diffusion_models", str(weights.parent))
@@ -79,7 +95,7 @@ def load_stage_two(pack: dict[str, Any], weights: Path) -> Any:
 
 
 def encode(bench: Bench, photo: torch.Tensor, motion: torch.Tensor, width: int, **options: Any) -> Any:
-    """Return what Anchor Encode makes of a photo and a clip, twice as wide as high."""
+    """Return the outputs of Anchor Encode, half as high as ``width``, for a photo and a motion clip."""
     size = {"width": width, "height": width // 2, "frames": len(motion)}
     return run_node(
         bench.pack, "SwiftI2V_AnchorEncode", vae=bench.vae, image=photo, motion=motion, **size, **options
@@ -93,5 +109,5 @@ def decode(bench: Bench, latent: dict[str, Any]) -> torch.Tensor:
 
 
 def with_anchor(latent: dict[str, Any], anchor: torch.Tensor) -> dict[str, Any]:
-    """Return a latent with another latent frame 0."""
+    """Return a latent whose latent frame 0 is ``anchor``, ``[1, 48, 1, h, w]``."""
     return {"samples": torch.cat((anchor, latent["samples"][:, :, 1:]), dim=2)}

@@ -1,4 +1,4 @@
-"""The real shapes of the Wan models with random weights, loaded by ComfyUI itself; no file is read.
+"""Wan models of the real shapes with random weights, loaded by ComfyUI without any file.
 
 Import this after `command_line.boot`: it needs ComfyUI on the path.
 """
@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import inspect
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -23,11 +24,14 @@ import comfy.ldm.wan.vae2_2
 import comfy.model_management
 import comfy.ops
 import comfy.sd
+import comfy.utils
+import folder_paths
 import torch
-from measure import GIB, Work, count_flops, module_bytes
 from torch.nn.functional import scaled_dot_product_attention
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.command_line import ROOT
+from benchmarks.speed.measure import GIB, Work, count_flops, module_bytes
+
 NETWORKS = {
     "TI2V-5B": {"heads": 24, "ffn_dim": 14336, "num_layers": 30, "out_dim": 48},
     "A14B": {"heads": 40, "ffn_dim": 13824, "num_layers": 40, "out_dim": 16},
@@ -35,14 +39,14 @@ NETWORKS = {
 VAES = {"Wan2.2": {"dim": 160, "dec_dim": 256, "z_dim": 48}, "Wan2.1": {"dim": 96, "z_dim": 16}}
 HEAD, TEXT_TOKENS, TEXT_WIDTH = 128, 512, 4096
 ONES = ("gamma", "norm_q.weight", "norm_k.weight", "norm3.weight")
-"""Endings of the keys of norms, which scale by 1."""
+"""Key suffixes of norm weights, which are 1."""
 
-SMALLEST = 64 * 2**20
-"""Bytes that are free at least under a cap: ComfyUI divides by them."""
+LEAST_FREE_BYTES = 64 * 2**20
+"""Lower bound on the memory reported under a cap: ComfyUI divides by it."""
 
 
 class Pack:
-    """The node pack as it lies in this repository, without ComfyUI's web server."""
+    """The node pack of this repository, loaded without ComfyUI's web server."""
 
     def __init__(self) -> None:
         name = "swifti2v_benchmarked"
@@ -53,16 +57,17 @@ class Pack:
         package = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(package)
         extension = asyncio.run(package.comfy_entrypoint())
-        self.autoencoder: ModuleType = sys.modules[f"{name}.nodes.autoencoder"]
-        self.vae_plan: ModuleType = sys.modules[f"{name}.swifti2v_core.vae_plan"]
+        self.decode: ModuleType = sys.modules[f"{name}.nodes.pipeline.decode"]
+        self.encode: ModuleType = sys.modules[f"{name}.nodes.pipeline.encode"]
+        self.memory_plan: ModuleType = sys.modules[f"{name}.swifti2v_core.vae.memory_plan"]
         self.nodes = {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
 
     def takes(self, node_id: str, name: str) -> bool:
-        """Tell whether a node has an input; other versions of the pack have other ones."""
+        """Return whether a node has an input; inputs differ between versions of the pack."""
         return name in inspect.signature(self.nodes[node_id].execute).parameters
 
     def run(self, node_id: str, **inputs: Any) -> tuple[Any, ...]:
-        """Run a node with its widgets' defaults, as ComfyUI's executor does."""
+        """Run a node with the defaults of its widgets, as ComfyUI's executor does; return its outputs."""
         node = self.nodes[node_id]
         defaults = {
             widget.id: widget.default
@@ -73,17 +78,17 @@ class Pack:
 
 
 def device() -> torch.device:
-    """Return the device that ComfyUI computes on."""
+    """Return ComfyUI's compute device."""
     return comfy.model_management.get_torch_device()
 
 
 def dtype() -> torch.dtype:
-    """Return what ComfyUI computes these models in: bfloat16 on a GPU."""
+    """Return the dtype ComfyUI runs these models in: bfloat16 on a GPU, else float32."""
     return torch.bfloat16 if device().type == "cuda" else torch.float32
 
 
 def meta_network(kind: str, in_dim: int, divisor: int = 1) -> torch.nn.Module:
-    """Return a Wan transformer without weights, its widths and depth divided."""
+    """Return a Wan transformer on the meta device, widths and depth divided by ``divisor``."""
     config = NETWORKS[kind]
     heads = max(1, config["heads"] // divisor)
     return comfy.ldm.wan.model.WanModel(
@@ -101,17 +106,17 @@ def meta_network(kind: str, in_dim: int, divisor: int = 1) -> torch.nn.Module:
 
 
 def vae_config(kind: str, divisor: int) -> dict[str, Any]:
-    """Return the arguments of ComfyUI's autoencoder module, its widths divided."""
+    """Return the arguments of ComfyUI's autoencoder module, widths divided by ``divisor``."""
     widths = {key: size if key == "z_dim" else size // divisor for key, size in VAES[kind].items()}
     return {**widths, "temperal_downsample": [False, True, True]}
 
 
 def meta_vae(kind: str, divisor: int = 1) -> torch.nn.Module:
-    """Return an autoencoder without weights."""
+    """Return an autoencoder on the meta device."""
     module = comfy.ldm.wan.vae2_2 if kind == "Wan2.2" else comfy.ldm.wan.vae
     with torch.device("meta"):
         vae = module.WanVAE(**vae_config(kind, divisor))
-    for part in (vae.encoder, vae.decoder):  # which kernel is free on this machine must not matter
+    for part in (vae.encoder, vae.decoder):  # the count must not depend on the installed kernels
         part.middle[1].optimized_attention = _pixel_attention
     return vae
 
@@ -129,7 +134,7 @@ def _token_attention(
 
 
 def random_weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return weights of a module's shapes, scaled so that activations stay finite through its depth."""
+    """Return random weights for a module, scaled so that activations stay finite at any depth."""
     generator = torch.Generator(device()).manual_seed(0)
 
     def draw(key: str, shape: torch.Size) -> torch.Tensor:
@@ -149,7 +154,7 @@ def load_network(kind: str, in_dim: int, divisor: int = 1) -> Any:
 
 def load_vae(kind: str, divisor: int = 1) -> Any:
     """Return a VAE with random weights from ComfyUI's own loader."""
-    if kind == "Wan2.1":  # its width is read from the weights
+    if kind == "Wan2.1":  # ComfyUI reads its width from the weights
         return comfy.sd.VAE(sd=random_weights(meta_vae(kind, divisor)))
     narrow, original = vae_config(kind, divisor), comfy.ldm.wan.vae2_2.WanVAE
     with mock.patch("comfy.ldm.wan.vae2_2.WanVAE", lambda **config: original(**{**config, **narrow})):
@@ -157,13 +162,17 @@ def load_vae(kind: str, divisor: int = 1) -> Any:
 
 
 def through_loader(pack: Pack, model: Any, **widgets: Any) -> Any:
-    """Return a MODEL as our Stage II loader gives it, with the file replaced by a loaded model."""
-    with (
-        mock.patch("comfy.sd.load_diffusion_model", lambda *_, **__: model),
-        mock.patch("folder_paths.get_full_path_or_raise", lambda _, name: name),
-        mock.patch("folder_paths.get_filename_list", lambda _: ["random"]),
-    ):
-        return pack.run("SwiftI2V_LoadStageII", model_name="random", lora="none", **widgets)[0]
+    """Return a MODEL from our Stage II loader, which finds an empty file and gets a loaded model for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "random.pt").touch()
+        paths = {"diffusion_models": ([folder], {".pt"})}
+        with (
+            mock.patch.dict(folder_paths.folder_names_and_paths, paths),
+            mock.patch.dict(folder_paths.filename_list_cache, clear=True),
+            mock.patch("comfy.utils.load_torch_file", lambda *_, **__: ({}, None)),
+            mock.patch("comfy.sd.load_diffusion_model_state_dict", lambda *_, **__: model),
+        ):
+            return pack.run("SwiftI2V_LoadStageII", model_name="random.pt", lora="none", **widgets)[0]
 
 
 # --- Floors -----------------------------------------------------------------------------------------
@@ -185,7 +194,7 @@ def forward_work(kind: str, in_dim: int, latent_size: tuple[int, ...], divisor: 
 
 @functools.cache
 def decode_work(kind: str, latent_size: tuple[int, ...], divisor: int = 1) -> Work:
-    """Return the work of the undivided decode of ``(frames, height, width)`` latent cells."""
+    """Return the work of decoding ``(frames, height, width)`` latent cells undivided."""
     vae, latent = meta_vae(kind, divisor).to(dtype()), _meta(1, VAES[kind]["z_dim"], *latent_size)
     frames: list[torch.Tensor] = []
     flops = count_flops(lambda: frames.append(vae.decode(latent)))
@@ -204,40 +213,40 @@ def encode_work(kind: str, size: tuple[int, ...], divisor: int = 1) -> Work:
 
 
 @contextlib.contextmanager
-def capped(gibibytes: float) -> Iterator[None]:
-    """Let the process see and use so much of the device, as on a card of that size; 0 leaves it whole.
+def memory_cap(gibibytes: float) -> Iterator[None]:
+    """Emulate a card of this size; 0 leaves the device whole.
 
-    ComfyUI and the pack plan by ComfyUI's two functions wrapped here; PyTorch's allocator is given what
-    the card would have left beside the CUDA context.
+    ComfyUI and the pack plan with the two ComfyUI functions patched here. PyTorch's allocator gets
+    what such a card has left next to the CUDA context.
     """
-    management, place = comfy.model_management, device()
-    missing = max(0.0, management.get_total_memory(place) - gibibytes * GIB) if gibibytes else 0.0
+    management, target = comfy.model_management, device()
+    missing = max(0.0, management.get_total_memory(target) - gibibytes * GIB) if gibibytes else 0.0
 
-    def lessened(ask: Any) -> Any:
+    def reduced(ask: Any) -> Any:
         def answer(dev: Any = None, torch_too: bool = False) -> Any:
             whole, of_torch = ask(dev, True)
-            if dev is None or torch.device(dev).type == place.type:
-                whole = max(SMALLEST, whole - missing)
+            if dev is None or torch.device(dev).type == target.type:
+                whole = max(LEAST_FREE_BYTES, whole - missing)
             return (whole, of_torch) if torch_too else whole
 
         return answer
 
     with (
-        mock.patch.object(management, "get_total_memory", lessened(management.get_total_memory)),
-        mock.patch.object(management, "get_free_memory", lessened(management.get_free_memory)),
+        mock.patch.object(management, "get_total_memory", reduced(management.get_total_memory)),
+        mock.patch.object(management, "get_free_memory", reduced(management.get_free_memory)),
     ):
-        if missing and place.type == "cuda":
-            free, total = torch.cuda.mem_get_info(place)
-            context = total - free - torch.cuda.memory_reserved(place)
-            torch.cuda.set_per_process_memory_fraction((total - missing - context) / total, place)
+        if missing and target.type == "cuda":
+            free, total = torch.cuda.mem_get_info(target)
+            context = total - free - torch.cuda.memory_reserved(target)
+            torch.cuda.set_per_process_memory_fraction((total - missing - context) / total, target)
         try:
             yield
         finally:
-            if place.type == "cuda":
-                torch.cuda.set_per_process_memory_fraction(1.0, place)
+            if target.type == "cuda":
+                torch.cuda.set_per_process_memory_fraction(1.0, target)
 
 
-def start_afresh() -> None:
-    """Take all models off the device, so that every case begins alike."""
+def unload_models() -> None:
+    """Unload all models, so that every case starts from the same state."""
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()

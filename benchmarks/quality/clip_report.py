@@ -1,11 +1,10 @@
-"""How good a clip is, in figures: sharpening, lattice, luma pulse, seams, motion; PSNR and SSIM.
+"""Figures of a clip: sharpening, lattice, luma pulse, seams and motion; PSNR and SSIM against a truth.
 
-Any video that PyAV reads, frame by frame, so that its length does not matter; with ``--truth``, a
-clip of the same size and length to compare it with. What each figure means is said in
-``swifti2v_core/metrics.py``::
+Reads any video that PyAV reads, of any length, frame by frame; ``--truth`` names a clip of the same size
+and length. `swifti2v_train.evaluation.metrics` explains the figures; ``--plot`` needs matplotlib::
 
-    python benchmarks/clip_report.py CLIP.mp4
-    python benchmarks/clip_report.py CLIP.mp4 --truth TRUTH.mp4 --segment-frames 3 --plot FILE.png
+    python -m benchmarks.quality.clip_report CLIP.mp4
+    python -m benchmarks.quality.clip_report CLIP.mp4 --truth TRUTH.mp4 --segment-frames 3 --plot FILE.png
 """
 
 from __future__ import annotations
@@ -14,10 +13,6 @@ import argparse
 import math
 import sys
 from pathlib import Path
-
-import repository  # noqa: F401
-import torch
-from plot import GRAY, ORANGE, Panel, Series, save_panels
 
 from swifti2v_core.geometry import FRAMES_PER_LATENT
 from swifti2v_train.data.videos import read_frames
@@ -32,22 +27,17 @@ from swifti2v_train.evaluation.metrics import (
     measure_clip,
     motion_amount,
     seam_energy,
-    segment_starts,
-    slope,
 )
-
-ACCEPTED_LAPLACIAN = (0.9, 1.2)
-"""Laplacian ratios to stay within; the clips the authors published end at 1.37 in the median."""
 
 
 def show_progress(done: int) -> None:
-    """Count the frames on a terminal."""
+    """Show the number of frames measured, on a terminal only."""
     if sys.stderr.isatty():
         print(f"\rframe {done}", end="", file=sys.stderr, flush=True)
 
 
 def number(value: float, decimals: int) -> str:
-    """Format a figure; what the clip is too short or too empty to tell is a dash."""
+    """Format a figure; NaN, of a clip that is too short or too flat for it, is a dash."""
     return "-" if math.isnan(value) else f"{value:.{decimals}f}"
 
 
@@ -70,14 +60,14 @@ def print_latent_frames(statistics: ClipStatistics) -> None:
 
 
 def strongest_frequency(statistics: ClipStatistics) -> str:
-    """Name the frequency of the lattice that stands out most, in cycles per pixel."""
+    """Return the strongest lattice frequency, in cycles per pixel."""
     y, x = LATTICE[int(latent_means(statistics.lattice).amax(dim=0).argmax())]
     names = {0: "0", 1: "1/4", -1: "-1/4", 2: "1/2"}
     return f"({names[x]}, {names[y]})"
 
 
 def summary(statistics: ClipStatistics, segment_frames: int) -> dict[str, str]:
-    """Return the figures of the whole clip, by name."""
+    """Return the figures of the whole clip as text, by name."""
     ratio, peak = laplacian_ratio(statistics), lattice_peak(statistics)
     period = FRAMES_PER_LATENT * segment_frames
     pulse, fast = (luma_pulse(statistics, lag, segment_frames) for lag in (period, FRAMES_PER_LATENT))
@@ -93,7 +83,7 @@ def summary(statistics: ClipStatistics, segment_frames: int) -> dict[str, str]:
         "seam energy": f"{number(seam_energy(statistics, segment_frames), 2)} (1: no seam)",
         "motion": f"{number(motion_amount(statistics) * 255, 2)} of 255 levels per frame",
     }
-    # Frame 0 is the photo, not made by a model.
+    # Frame 0 is the photo.
     made = slice(1, None) if len(statistics.luma) > 1 else slice(None)
     if statistics.psnr is not None and statistics.ssim is not None:
         decibel, similarity = statistics.psnr[made], statistics.ssim[made]
@@ -102,76 +92,8 @@ def summary(statistics: ClipStatistics, segment_frames: int) -> dict[str, str]:
     return lines
 
 
-def trend(ratio: torch.Tensor) -> Series:
-    """Return the least-squares line through the generated latent frames."""
-    if len(ratio) < 3:
-        return Series("trend", [], [], ORANGE, "dashed")
-    last, rise, middle = len(ratio) - 1, slope(ratio[1:]), float(ratio[1:].mean())
-    reach = rise * (last - 1) / 2
-    return Series("trend", [1, last], [middle - reach, middle + reach], ORANGE, "dashed")
-
-
-def curves(statistics: ClipStatistics, segment_frames: int) -> list[Panel]:
-    """Return the plots of sharpness, lattice and change."""
-    ratio, peak = laplacian_ratio(statistics), lattice_peak(statistics)
-    latent, frames = range(len(ratio)), range(len(statistics.luma))
-    change = (statistics.change_energy.sqrt() * 255).tolist()
-    motion = (statistics.motion * 255).tolist()
-    none = Series("none", [0, latent[-1]], [1, 1], GRAY, "dashed")
-    return [
-        Panel(
-            "Sharpness",
-            "latent frame",
-            "Laplacian ratio to frame 0",
-            [Series("ratio", latent, ratio.tolist()), trend(ratio)],
-            band=(*ACCEPTED_LAPLACIAN, "accepted"),
-        ),
-        Panel(
-            "4-pixel lattice",
-            "latent frame",
-            "peak over spectrum around it",
-            [Series("strongest peak", latent, peak.tolist()), none],
-            show=(0, 2),
-        ),
-        Panel(
-            "Change between frames",
-            "frame",
-            "8-bit levels",
-            [Series("root mean square", frames, change), Series("motion", frames, motion, ORANGE)],
-            marks=(segment_starts(len(frames), segment_frames), "segment starts"),
-            show=(0, 1),
-        ),
-    ]
-
-
-def pulse_panel(statistics: ClipStatistics, segment_frames: int) -> Panel:
-    """Return the plot of the autocorrelation of luma changes, up to two segments."""
-    period = FRAMES_PER_LATENT * segment_frames
-    longest = max(period, min(2 * period, (len(statistics.luma) - 1) // 2))
-    pulses = {lag: luma_pulse(statistics, lag, segment_frames) for lag in range(1, longest + 1)}
-    special = {lag: pulses.pop(lag) for lag in {FRAMES_PER_LATENT, period}}
-    lags = " and ".join(str(lag) for lag in sorted(special))
-    bars = [
-        Series("other lags", list(pulses), list(pulses.values()), GRAY, "bars"),
-        Series(f"lag {lags}", list(special), list(special.values()), ORANGE, "bars"),
-    ]
-    return Panel("Luma pulse", "lag in frames", "autocorrelation of changes", bars, show=(-1, 0, 1))
-
-
-def fidelity_panels(statistics: ClipStatistics, segment_frames: int) -> list[Panel]:
-    """Return the plots of the likeness to the truth, none without a truth."""
-    if statistics.psnr is None or statistics.ssim is None:
-        return []
-    frames = range(len(statistics.luma))
-    marks = (segment_starts(len(frames), segment_frames), "segment starts")
-    return [
-        Panel("PSNR", "frame", "dB", [Series("PSNR", frames, statistics.psnr.tolist())], marks=marks),
-        Panel("SSIM", "frame", "SSIM", [Series("SSIM", frames, statistics.ssim.tolist())], marks=marks),
-    ]
-
-
 def report(options: argparse.Namespace) -> None:
-    """Measure the clip, print its figures, save the plot."""
+    """Measure the clip, print its figures and save the plot."""
     truth = read_frames(options.truth) if options.truth else None
     statistics = measure_clip(read_frames(options.clip), truth, show_progress)
     height, width = next(read_frames(options.clip)).shape[:2]
@@ -187,13 +109,13 @@ def report(options: argparse.Namespace) -> None:
     for name, words in summary(statistics, options.segment_frames).items():
         print(f"{name:<19}{words}")
     if options.plot:
-        m = options.segment_frames
-        panels = [*curves(statistics, m), pulse_panel(statistics, m), *fidelity_panels(statistics, m)]
-        save_panels(panels, heading, options.plot)
+        from benchmarks.quality.clip_plot import save_plot  # matplotlib is a development dependency
+
+        save_plot(statistics, options.segment_frames, heading, options.plot)
 
 
 def main() -> None:
-    """Read the command line; errors become one sentence."""
+    """Report on a clip; errors are printed as one sentence."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("clip", type=Path, metavar="CLIP")
     parser.add_argument("--truth", type=Path, help="a clip of the same size and length")
@@ -206,8 +128,8 @@ def main() -> None:
         parser.error(f"--segment-frames is {options.segment_frames}, but it must be at least 1")
     try:
         report(options)
-    except (OSError, ValueError) as error:  # PyAV's errors are among these
-        sys.exit(f"clip_report.py: {error}")
+    except (ImportError, OSError, ValueError) as error:  # PyAV raises OSError and ValueError
+        sys.exit(f"clip_report: {error}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""What the demo made, in figures and at a glance.
+"""Figures and a contact sheet of the demo's video.
 
-For a camera move the truth is known: the same move rendered at full size. The table compares the
-video with it, beside plain upscaling of the motion clip, the reference that Stage II started from as
-the autoencoder gives it back, and the autoencoder's round trip of the truth, the best that any latent
-can give. Figures are of the middle of the picture (half its width and height) and of the frames after
-frame 0. The contact sheet shows frames of the video over plain upscaling and the truth.
+The truth of a camera move is known: the same move rendered at full size. The table compares four clips with
+it: the video, plain upscaling of the motion clip, the decoded reference of Stage II, and the autoencoder's
+round trip of the truth, the ceiling for any latent. Figures are of the center of the picture (half its
+width and height) and of the frames after frame 0. The contact sheet shows frames of the video above plain
+upscaling and the truth.
 
-Run by ``python3 dev.py demo``; by itself::
+``python3 dev.py demo`` runs this; by itself::
 
-    python benchmarks/demo_report.py --video V.mp4 --photo P.jpg --motion camera \\
+    python -m benchmarks.quality.demo_report --video V.mp4 --photo P.jpg --motion camera \\
         --comfyui FOLDER --sheet S.png
 """
 
@@ -21,9 +21,9 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
-from command_line import boot
-from repository import TINY
 
+from benchmarks.command_line import boot
+from benchmarks.quality.tiny_comfyui import TINY
 from swifti2v_core.images import resize
 from swifti2v_core.stage_one.camera import CameraMove, camera_motion
 from swifti2v_train.data.photos import read_photo
@@ -36,23 +36,23 @@ THUMBNAIL_WIDTH = 320
 
 
 def read_tags(path: Path) -> dict[str, str]:
-    """Return the tags of a video file."""
+    """Return the metadata tags of a video file."""
     with av.open(str(path)) as container:
         return dict(container.metadata)
 
 
 def node_inputs(tags: dict[str, str], node: str) -> dict[str, object]:
-    """Return the inputs of a node in the graph that the video carries."""
+    """Return the inputs of a node in the graph stored in the video."""
     return next(n["inputs"] for n in json.loads(tags["prompt"]).values() if n["class_type"] == node)
 
 
 def move_of(inputs: dict[str, object]) -> CameraMove:
-    """Return the camera move that SwiftI2V_CameraMotion was asked for."""
+    """Return the camera move of the inputs of SwiftI2V_CameraMotion."""
     return CameraMove(**{name: inputs[name] for name in CameraMove.__dataclass_fields__})
 
 
 def round_trips(comfyui: Path, clips: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Encode and decode clips with the demo's autoencoder in the host."""
+    """Encode and decode clips with the demo's autoencoder in ComfyUI."""
     boot(comfyui, cpu=True)
     import comfy.sd
     import comfy.utils
@@ -68,15 +68,15 @@ def detail(frames: torch.Tensor) -> float:
     return float(np.mean([sharpness(frame) for frame in frames[1:]])) * 255
 
 
-def middle(frames: torch.Tensor) -> torch.Tensor:
-    """Return the middle of the frames, half their width and height, from multiples of 32."""
+def center(frames: torch.Tensor) -> torch.Tensor:
+    """Return the center of the frames: half their width and height, rounded down to a multiple of 32."""
     height, width = (size // 64 * 32 for size in frames.shape[1:3])
     top, left = (frames.shape[1] - height) // 2, (frames.shape[2] - width) // 2
     return frames[:, top : top + height, left : left + width]
 
 
 def figures(frames: torch.Tensor, truth: torch.Tensor) -> tuple[float, float, float]:
-    """Return PSNR in dB and SSIM of the frames after frame 0, and sharpness."""
+    """Return PSNR in dB and SSIM of the frames after frame 0, and sharpness in 8-bit levels."""
     similarity = np.mean([fidelity(a, b) for a, b in zip(frames[1:], truth[1:], strict=True)], axis=0)
     return float(similarity[0]), float(similarity[1]), detail(frames)
 
@@ -90,7 +90,7 @@ def print_table(rows: dict[str, tuple[float, float, float]]) -> None:
 
 
 def main() -> None:
-    """Read the command line, print the figures, save the sheet."""
+    """Print the figures and save the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     for name in ("video", "photo", "comfyui", "sheet"):
         parser.add_argument(f"--{name}", type=Path, required=True)
@@ -107,11 +107,11 @@ def main() -> None:
         motion = camera_motion(photo, inputs["width"], inputs["height"], count, move, fit)
         upscaled = resize(motion, width, height)
         rows |= {"plain upscaling": upscaled, "truth": truth}
-        wanted, enlarged = middle(truth), middle(upscaled)
+        wanted, enlarged = center(truth), center(upscaled)
         ceiling, reference = round_trips(options.comfyui, [wanted, enlarged])
         print_table(
             {
-                "this video": figures(middle(video), wanted),
+                "this video": figures(center(video), wanted),
                 "reference, through the autoencoder": figures(reference, wanted),
                 "ceiling: truth, through the same": figures(ceiling, wanted),
                 "plain upscaling, no autoencoder": figures(enlarged, wanted),

@@ -1,7 +1,7 @@
-"""The evidence is the same with the host's nodes and with the networks that are trained."""
+"""The report on Stage II gives the same with ComfyUI's nodes as with the networks that are trained."""
 
 import argparse
-import sys
+import json
 from pathlib import Path
 
 import comfy.sample
@@ -9,12 +9,8 @@ import pytest
 import torch
 
 import nodes as host_nodes
-
-sys.path.append(str(Path(__file__).resolve().parents[3] / "benchmarks"))
-
-import evidence_report as report
-import tiny_host
-
+from benchmarks.quality import stage_two_report as report
+from benchmarks.quality.tiny_comfyui import Bench
 from swifti2v_core.stage_two.segments import plan_segments
 from swifti2v_train.data.stage_transition import encode_reference
 from swifti2v_train.evaluation.figures import gap_figures
@@ -29,12 +25,13 @@ WIDTH, FRAMES = 128, 29
 
 @pytest.fixture(scope="module")
 def bench(pack, stage_one, stage_two, vae):
-    return tiny_host.Bench({**host_nodes.NODE_CLASS_MAPPINGS, **pack.nodes}, stage_one, stage_two, vae)
+    return Bench({**host_nodes.NODE_CLASS_MAPPINGS, **pack.nodes}, stage_one, stage_two, vae)
 
 
 @pytest.fixture(scope="module")
 def task(bench, photo):
-    return report.prepare(bench, [photo, photo.flip(2)], 3, WIDTH, FRAMES, softened=True)
+    clip = report.drawn_clip([photo, photo.flip(2)], 3, WIDTH, FRAMES)
+    return report.prepare(bench, clip, softened=True)
 
 
 def test_references_are_the_same(bench, task):
@@ -46,7 +43,7 @@ def test_references_are_the_same(bench, task):
 
 def test_rollouts_are_the_same(bench, task):
     """The segment sampler without drift control, and the training's own sampling from the same noise."""
-    theirs = report.sampled(bench, task, 7, bench.stage_two, steps=2, drift_control=0.0)
+    theirs = report.sampled(bench, task, 7, steps=2, drift_control=0.0)
     noise = comfy.sample.prepare_noise(task.z_ref["samples"], 7)
     reference = bench.stage_two.model.process_latent_in(task.z_ref["samples"])
     network = network_from(load_native(TINY / "tiny_stage2_detail.safetensors"))
@@ -64,15 +61,15 @@ def test_rollouts_are_the_same(bench, task):
 def test_weights_trained_in_another_way_are_sampled_as_they_were_trained(bench, task, tmp_path):
     file = tmp_path / "other.safetensors"
     file.symlink_to(TINY / "tiny_stage2_detail.safetensors")
-    trained = [report.trained_file(f"{name}={file}") for name in report.TRAINED]
-    ways = report.ways_of(bench, trained)
-    assert list(ways) == [*report.CSG, *(f"trained: {name}" for name in report.TRAINED)]
-    made = {name: way(bench, task, 1)["samples"] for name, way in ways.items()}
-    usual = made.pop("CSG, 4 steps")
-    assert torch.equal(made["trained: no rollout"], usual)
-    assert torch.equal(made["trained: no stage-transition"], usual)
+    made = {}
+    for name in report.TRAINED:
+        variant = report.trained_variant(bench, *report.trained_file(f"{name}={file}"))
+        made[name] = variant(bench, task, 1)["samples"]
+    usual = report.VARIANTS["CSG, 4 steps"](bench, task, 1)["samples"]
+    assert torch.equal(made["no rollout"], usual)
+    assert torch.equal(made["no stage-transition"], usual)
     for name in ("read-only", "no anchor", "no neighbor"):
-        found = made[f"trained: {name}"]
+        found = made[name]
         assert torch.allclose(found[:, :, 0], usual[:, :, 0], atol=1e-5)
         assert (found - usual)[:, :, -1].abs().mean() > 1e-3
     with pytest.raises(argparse.ArgumentTypeError, match="is not NAME=FILE"):
@@ -82,11 +79,14 @@ def test_weights_trained_in_another_way_are_sampled_as_they_were_trained(bench, 
 def test_what_is_known_is_not_measured_again(bench, tmp_path, monkeypatch):
     words = ["--comfyui", "x", "--raw", str(tmp_path / "rows.jsonl"), "--width", str(WIDTH)]
     words += ["--clips", "1", "--frames", "5", "--seeds", "1"]
+    file = TINY / "tiny_stage2_detail.safetensors"
+    words += ["--trained", f"no rollout={file}", "--sheets", str(tmp_path)]
     options = report.parser().parse_args(words)
-    report.measure(bench, options)
+    report.run(bench, options)
     rows = report.read_rows(options.raw)
     assert [row["variant"] for row in rows[:3]] == [report.CEILING, report.PLAIN, report.REFERENCE]
-    assert [row["seed"] for row in rows] == [None] * 3 + [1] * 3
+    assert [row["variant"] for row in rows[3:]] == [*report.CSG, "trained: no rollout"]
+    assert [row["seed"] for row in rows] == [None] * 3 + [1] * 4
     monkeypatch.setattr(report, "prepare", None)
-    report.measure(bench, options)
-    assert report.read_rows(options.raw) == rows
+    report.run(bench, options)
+    assert json.dumps(report.read_rows(options.raw)) == json.dumps(rows)  # NaN is not equal to itself

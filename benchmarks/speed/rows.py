@@ -1,4 +1,4 @@
-"""The rows of the benchmarks: ours and ComfyUI's own way, on the same weights and inputs.
+"""The rows of the speed benchmarks: ours and ComfyUI's own way, on the same weights and inputs.
 
 Import this after `command_line.boot`: it needs ComfyUI on the path.
 """
@@ -8,9 +8,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,145 +17,17 @@ import comfy.context_windows
 import comfy.sample
 import comfy.samplers
 import comfy.utils
-import host_models
 import torch
-from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import InputImpl, Types
-from host_models import TEXT_TOKENS, TEXT_WIDTH
-from measure import Case, Work, differences, heard
+
+from benchmarks.speed import wan_models
+from benchmarks.speed.measure import Case, Work, differences
+from benchmarks.speed.subject import WINDOW, Forwards, Subject, random_frames
 
 MOTION_SIZE = (640, 352)
-WINDOW = 5
-"""Latent frames of a full window: anchor, one neighbor, three to be made."""
 
 FALLBACK_TILE = 16
 """Latent cells per side of the tiles that ComfyUI's decode falls back to (256 pixels)."""
-
-PLANS = {
-    "undivided": (1, 1, None),
-    "4 strips": (4, 1, None),
-    "8 resting strips": (8, 6, True),
-}
-"""Forced decode plans: strips, latent frames per turn, whether waiting memories rest."""
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What is measured: pixels and frames of the video, steps of a sampling, width of the models."""
-
-    width: int = 2560
-    height: int = 1408
-    frames: int = 81
-    steps: int = 4
-    channels: int = 96
-    divisor: int = 1
-
-    @property
-    def latent(self) -> tuple[int, int, int]:
-        """Latent frames, height and width."""
-        return (self.frames - 1) // 4 + 1, self.height // 16, self.width // 16
-
-
-class Subject:
-    """Models and inputs, made when first asked for."""
-
-    def __init__(
-        self, sizes: Sizes, plans: dict[str, tuple[Any, ...]] | None = None, compiled: bool = False
-    ) -> None:
-        self.sizes, self.plans = sizes, PLANS if plans is None else plans
-        self.pack = host_models.Pack()
-        self._compiled = compiled and self.pack.takes("SwiftI2V_LoadStageII", "compile_blocks")
-
-    @cached_property
-    def vae(self) -> Any:
-        return host_models.load_vae("Wan2.2", self.sizes.divisor)
-
-    @cached_property
-    def base(self) -> Any:
-        """The Stage II MODEL as ComfyUI's loader gives it."""
-        return host_models.load_network("TI2V-5B", self.sizes.channels, self.sizes.divisor)
-
-    @cached_property
-    def ours(self) -> Any:
-        """The same weights through our loader."""
-        return host_models.through_loader(self.pack, self.base)
-
-    @cached_property
-    def our_models(self) -> dict[str, Any]:
-        """The ways to run them with our nodes; compiled where the loader can."""
-        if not self._compiled:
-            return {"ours": self.ours}
-        compiled = host_models.through_loader(self.pack, self.base, compile_blocks=True)
-        return {"ours": self.ours, "ours, compiled": compiled}
-
-    @cached_property
-    def text(self) -> list[Any]:
-        return [[_random(1, TEXT_TOKENS, TEXT_WIDTH), {}]]
-
-    @cached_property
-    def latent(self) -> torch.Tensor:
-        return _random(1, 48, *self.sizes.latent)
-
-    @cached_property
-    def window(self) -> torch.Tensor:
-        return _random(1, 48, WINDOW, *self.sizes.latent[1:])
-
-    @cached_property
-    def clip(self) -> torch.Tensor:
-        return _random_frames(self.sizes.frames, self.sizes.height, self.sizes.width)
-
-    @cached_property
-    def untiled(self) -> torch.Tensor | None:
-        """ComfyUI's undivided decode, or None where it ran out of memory and fell back to tiles."""
-        with torch.inference_mode(), heard() as notes:
-            frames = self.vae.decode(self.latent)[0]
-        return None if any("tiled" in note for note in notes) else frames
-
-    def forward_work(self, frames: int) -> Work:
-        """Return the work of one Stage II forward over so many latent frames."""
-        size = (frames, *self.sizes.latent[1:])
-        return host_models.forward_work("TI2V-5B", self.sizes.channels, size, self.sizes.divisor)
-
-    def decode_work(self) -> Work:
-        return host_models.decode_work("Wan2.2", self.sizes.latent, self.sizes.divisor)
-
-    def encode_work(self) -> Work:
-        size = (self.sizes.frames, self.sizes.height, self.sizes.width)
-        return host_models.encode_work("Wan2.2", size, self.sizes.divisor)
-
-
-class Forwards:
-    """Notes how many latent frames each forward of a MODEL's clone is given, to count its work."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model.clone()
-        self.frames: list[int] = []
-        self.model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "benchmark", self._forward)
-
-    def _forward(self, executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        self.frames.append(x.shape[2])
-        return executor(x, *args, **kwargs)
-
-    def work(self, one: Callable[[int], Work]) -> Work:
-        """Return the work of all forwards since the last `clear`, given that of one."""
-        total = Work()
-        for frames in set(self.frames):
-            total += one(frames) * self.frames.count(frames)
-        return total
-
-    def clear(self) -> None:
-        self.frames.clear()
-
-
-def _random(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
-
-
-def _random_frames(frames: int, height: int, width: int) -> torch.Tensor:
-    clip = torch.empty(frames, height, width, 3)
-    for frame in clip:  # drawn on the GPU, a long clip takes seconds and not minutes
-        frame.copy_(torch.rand(frame.shape, device=host_models.device()))
-    return clip
 
 
 def _sigmas(steps: int, shift: float = 5.0) -> torch.Tensor:
@@ -169,15 +39,15 @@ def _sigmas(steps: int, shift: float = 5.0) -> torch.Tensor:
 
 
 def our_sampling(subject: Subject, model: Any, z_ref: torch.Tensor, **widgets: Any) -> torch.Tensor:
-    """Redraw a reference with our segment sampler."""
+    """Run our segment sampler on a reference."""
     inputs = {"model": model, "z_ref": {"samples": z_ref}, "positive": subject.text, **widgets}
-    inputs["drift_control"] = 0.0  # the host has none
+    inputs["drift_control"] = 0.0  # ComfyUI has none
     latent: torch.Tensor = subject.pack.run("SwiftI2V_SegmentSampler", **inputs)[0]["samples"]
     return latent
 
 
 def host_sampling(subject: Subject, model: Any, z_ref: torch.Tensor, steps: int) -> torch.Tensor:
-    """Redraw a whole reference at once with ComfyUI's sampler, frame 0 kept by its mask."""
+    """Run ComfyUI's sampler on a whole reference at once; the noise mask keeps frame 0."""
     added = {"concat_latent_image": z_ref} if subject.sizes.channels == 96 else {}
     mask = torch.ones(1, 1, *z_ref.shape[2:])
     mask[:, :, 0] = 0
@@ -196,7 +66,7 @@ def _sample(model: Any, text: Any, latent: torch.Tensor, steps: int, mask: Any =
 
 
 def with_context_windows(model: Any, frames: int, overlap: int) -> Any:
-    """Return a MODEL as ComfyUI's Wan Context Windows node makes it, with that node's defaults."""
+    """Return a MODEL patched as by ComfyUI's Wan Context Windows node, with its other defaults."""
     windows, clone = comfy.context_windows, model.clone()
     clone.model_options["context_handler"] = windows.IndexListContextHandler(
         context_schedule=windows.get_matching_context_schedule(windows.ContextSchedules.UNIFORM_STANDARD),
@@ -214,7 +84,7 @@ def with_context_windows(model: Any, frames: int, overlap: int) -> Any:
 def _sampling_case(
     subject: Subject, row: str, name: str, model: Any, run: Callable[[Any], torch.Tensor], **options: Any
 ) -> Case:
-    """Return a case that samples with a model; a sampling of one step over 5 latent frames warms it up."""
+    """Return a case that samples with a model; one step over 5 latent frames warms it up."""
     forwards = Forwards(model)
 
     def again() -> torch.Tensor:
@@ -233,7 +103,7 @@ def _sampling_case(
 
 
 def window(subject: Subject) -> list[Case]:
-    """One forward over a window of 5 latent frames; ours must equal ComfyUI's at the clip's beginning."""
+    """Return cases of one forward over 5 latent frames; at a clip's start ours must equal ComfyUI's."""
     reference, steps = subject.window, subject.sizes.steps
     found: list[torch.Tensor] = []
 
@@ -258,7 +128,7 @@ def window(subject: Subject) -> list[Case]:
 
 
 def stage2(subject: Subject) -> list[Case]:
-    """The whole Stage II; every way's floor is that of its own forwards."""
+    """Return cases of the whole Stage II; the floor of each counts its own forwards."""
     z_ref, steps, row = subject.latent, subject.sizes.steps, f"stage2 {subject.sizes.frames}"
 
     def ours(model: Any) -> torch.Tensor:
@@ -282,15 +152,15 @@ def stage2(subject: Subject) -> list[Case]:
 
 
 @contextlib.contextmanager
-def forced_plan(pack: host_models.Pack, plan: tuple[Any, ...]) -> Iterator[None]:
-    """Decode by a plan instead of by the memory that is free."""
-    chosen = pack.vae_plan.DecodePlan(*plan)
-    with mock.patch.object(pack.autoencoder, "_decode_plan", lambda vae, latent: chosen):
+def forced_plan(pack: wan_models.Pack, plan: tuple[Any, ...]) -> Iterator[None]:
+    """Decode by the given plan instead of one made for the free memory."""
+    chosen = pack.memory_plan.DecodePlan(*plan)
+    with mock.patch.object(pack.decode, "_decode_plan", lambda vae, latent: chosen):
         yield
 
 
 def decode(subject: Subject) -> list[Case]:
-    """Latent to frames: ComfyUI's decode as it is, its tiles, and ours by free memory and by force."""
+    """Return cases of latent to frames: ComfyUI's decode, its tiles, ours by free memory and by force."""
     vae, latent, pack = subject.vae, subject.latent, subject.pack
     reference = subject.untiled
 
@@ -305,7 +175,7 @@ def decode(subject: Subject) -> list[Case]:
         return pack.run("SwiftI2V_TiledVAEDecode", samples={"samples": samples}, vae=vae)[0]
 
     def streamed(samples: torch.Tensor) -> None:
-        for _ in pack.autoencoder.decode_bytes(vae, samples):
+        for _ in pack.decode.decode_bytes(vae, samples):
             pass
 
     def forced(samples: torch.Tensor, plan: tuple[Any, ...]) -> torch.Tensor:
@@ -322,7 +192,7 @@ def decode(subject: Subject) -> list[Case]:
             (lambda frames: differences(frames, reference)) if compare else None,
         )
 
-    # Of a clip smaller than one tile ComfyUI makes one tile.
+    # A clip smaller than one tile is one tile.
     tiled = [case("host, tiles", host_tiles)] if max(latent.shape[-2:]) > FALLBACK_TILE else []
     return [
         case("host", host),
@@ -334,7 +204,7 @@ def decode(subject: Subject) -> list[Case]:
 
 
 def encode(subject: Subject) -> list[Case]:
-    """Frames to latent."""
+    """Return cases of frames to latent."""
     vae, clip = subject.vae, subject.clip
     found: list[torch.Tensor] = []
 
@@ -346,7 +216,7 @@ def encode(subject: Subject) -> list[Case]:
         def pieces(_: torch.device) -> Iterator[torch.Tensor]:
             return iter([frames[:1], *frames[1:].split(4)])
 
-        return subject.pack.autoencoder.encode_reference(vae, *frames.shape[:3], pieces)
+        return subject.pack.encode.encode_reference(vae, *frames.shape[:3], pieces)
 
     def errors(result: torch.Tensor) -> tuple[float, float] | None:
         return differences(result, found[0] if found else None)
@@ -368,18 +238,18 @@ def encode(subject: Subject) -> list[Case]:
 
 
 def our_job(subject: Subject, model: Any, motion: torch.Tensor, steps: int, folder: str) -> None:
-    """Do everything after Stage I with our nodes."""
+    """Run everything after Stage I with our nodes, to a video file in ``folder``."""
     sizes, pack, vae = subject.sizes, subject.pack, subject.vae
     clip = {"image": subject.clip[:1], "motion": motion, "frames": len(motion)}
     z_ref = pack.run("SwiftI2V_AnchorEncode", **clip, vae=vae, width=sizes.width, height=sizes.height)[0]
     latent = {"samples": our_sampling(subject, model, z_ref["samples"], steps=steps)}
     with mock.patch("folder_paths.output_directory", folder):
-        # 23 is what ComfyUI's own video writer uses.
+        # ComfyUI's own video writer uses 23.
         pack.run("SwiftI2V_DecodeToVideo", samples=latent, vae=vae, crf=23)
 
 
 def host_job(subject: Subject, model: Any, motion: torch.Tensor, steps: int, folder: str) -> None:
-    """Do the same with what ComfyUI's own nodes call."""
+    """Run the same through the functions that ComfyUI's own nodes call."""
     small, size = motion.movedim(-1, 1), (subject.sizes.width, subject.sizes.height)
     clip = comfy.utils.common_upscale(small, *size, "bicubic", "disabled").movedim(1, -1)
     clip[:1] = subject.clip[:1]
@@ -390,9 +260,9 @@ def host_job(subject: Subject, model: Any, motion: torch.Tensor, steps: int, fol
 
 
 def job(subject: Subject) -> list[Case]:
-    """Everything after Stage I: small motion clip to video file."""
+    """Return cases of everything after Stage I: small motion clip to video file."""
     sizes = subject.sizes
-    motion = _random_frames(sizes.frames, *reversed(MOTION_SIZE)) if sizes.divisor == 1 else subject.clip
+    motion = random_frames(sizes.frames, *reversed(MOTION_SIZE)) if sizes.divisor == 1 else subject.clip
 
     def case(name: str, do: Callable[..., None], model: Any) -> Case:
         forwards = Forwards(model)
@@ -412,13 +282,13 @@ def job(subject: Subject) -> list[Case]:
 
 
 def stage1(subject: Subject) -> list[Case]:
-    """Stage I with A14B at 640x352: photo to motion clip, one expert's weights for all steps."""
+    """Return cases of Stage I with A14B at 640x352: photo to motion clip, one expert for all steps."""
     divisor, steps, (width, height) = subject.sizes.divisor, subject.sizes.steps, MOTION_SIZE
     if divisor > 1:
         width, height = 64, 32
-    frames, photo = subject.sizes.frames, _random_frames(1, height, width)
-    vae = host_models.load_vae("Wan2.1", divisor)
-    forwards = Forwards(host_models.load_network("A14B", 36, divisor))
+    frames, photo = subject.sizes.frames, random_frames(1, height, width)
+    vae = wan_models.load_vae("Wan2.1", divisor)
+    forwards = Forwards(wan_models.load_network("A14B", 36, divisor))
 
     def ours(count: int, steps: int) -> torch.Tensor:
         forwards.clear()
@@ -439,11 +309,11 @@ def stage1(subject: Subject) -> list[Case]:
 
     def work() -> Work:
         def forward(count: int) -> Work:
-            return host_models.forward_work("A14B", 36, (count, height // 8, width // 8), divisor)
+            return wan_models.forward_work("A14B", 36, (count, height // 8, width // 8), divisor)
 
         latent = ((frames - 1) // 4 + 1, height // 8, width // 8)
-        encode = host_models.encode_work("Wan2.1", (frames, height, width), divisor)
-        return forwards.work(forward) + host_models.decode_work("Wan2.1", latent, divisor) + encode
+        encode = wan_models.encode_work("Wan2.1", (frames, height, width), divisor)
+        return forwards.work(forward) + wan_models.decode_work("Wan2.1", latent, divisor) + encode
 
     return [
         Case(f"stage1 {frames}", name, lambda run=run: run(frames, steps), lambda run=run: run(9, 1), work)

@@ -1,17 +1,14 @@
-"""The benchmarks' measuring: floors counted on the meta device, failures as rows, the table."""
+"""Measurements of the speed benchmarks: floors counted on the meta device, failures as rows, the table."""
 
 import sys
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-sys.path.append(str(Path(__file__).resolve().parents[3] / "benchmarks"))
-
-import command_line
-import measure as bench
+from benchmarks import command_line
+from benchmarks.speed import measure as bench
 
 CPU = torch.device("cpu")
 CEILINGS = bench.Ceilings(flops=1e12, bytes=1e11)
@@ -63,7 +60,7 @@ def test_a_case_is_warmed_up_repeated_and_compared():
     one = bench.measure(case(run, errors=errors, calls=2), 3, CPU)
     assert calls == [True] * 3 and len(one.seconds) == 3 and one.time > 0
     assert one.errors == (1.0, 1.0) and not one.failure
-    assert bench.measure(case(run), 3, CPU, deadline=0).failure == "not run: the time is up"
+    assert bench.measure(case(run), 3, CPU, deadline=0).failure == "not run: time is up"
 
 
 @pytest.mark.parametrize(
@@ -112,9 +109,11 @@ def test_the_table_compares_with_the_host_under_the_same_cap():
 
 def test_the_report_is_appended_without_folders(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command_line, "RESULTS", tmp_path / "RESULTS.md")
-    monkeypatch.setattr(sys, "argv", ["/somewhere/bench_2k.py", "--comfyui", "/secret", "--rows", "decode"])
+    monkeypatch.setattr(
+        sys, "argv", ["/secret/benchmarks/speed/two_k.py", "--comfyui", "/secret", "--rows", "decode"]
+    )
     options = Namespace(comfyui=tmp_path, append=True)
     command_line.report("2K", [found("host", [1.0])], CEILINGS, options, CPU)
     written = (tmp_path / "RESULTS.md").read_text()
-    assert "`python benchmarks/bench_2k.py --rows decode`" in written and "| row | host |" in written
+    assert "`python -m benchmarks.speed.two_k --rows decode`" in written and "| row | host |" in written
     assert written.strip() == capsys.readouterr().out.strip() and "secret" not in written

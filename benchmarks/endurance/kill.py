@@ -1,13 +1,13 @@
-"""Kill ComfyUI again and again, and see whether a checkpointed run loses or changes anything.
+"""Kill ComfyUI at random moments and check that resumed runs lose and change nothing.
 
-A real server makes a clip with a checkpoint. It is killed (SIGKILL, which no program can catch) at a random
-moment between queueing and the end, started again, and given the same graph. The latent that it then
-saves must equal that of an undisturbed run bit for bit. For every other kill the files get times of the
-future in between, as if the clock had been set back.
+A real server makes a clip with saved segments. SIGKILL, which no program can catch, hits it at a random
+moment between queueing and the end; after a restart it gets the same graph. The latent that it then saves
+must equal that of an undisturbed run bit for bit. After every other kill the files get timestamps in the
+future, as if the clock had been set back.
 
-Run by itself, in the environment that `python3 dev.py host` names::
+Run it in the environment that `python3 dev.py host` names::
 
-    python benchmarks/kill_test.py --kills 50
+    python -m benchmarks.endurance.kill --kills 50
 """
 
 from __future__ import annotations
@@ -25,10 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
-
-import dev  # noqa: E402
+import dev
 
 NAME = "kill test"
 FUTURE = time.time() + 10 * 365 * 24 * 3600
@@ -38,7 +35,7 @@ RESUMED = re.compile(r'Checkpoint "kill test": (\d+) of (\d+) segments restored'
 def graph(
     prefix: str, *, frames: int = 81, width: int = 128, seed: int = 1, checkpoint: str = NAME
 ) -> dict[str, Any]:
-    """Return a graph in API format: camera move, Stage II with a checkpoint, saved latent."""
+    """Return a graph in API format: camera move, Stage II with saved segments, saved latent."""
     size = {"width": width, "height": width // 2, "frames": frames}
 
     def node(kind: str, **inputs: Any) -> dict[str, Any]:
@@ -62,14 +59,14 @@ def graph(
 
 
 class KillTest:
-    """One workspace, one undisturbed result, any number of kills.
+    """A workspace whose server is killed.
 
     Parameters
     ----------
     folder
-        A new folder for models, photos and results.
+        New folder for models, photos and results.
     options
-        Further arguments for ComfyUI.
+        More arguments for ComfyUI.
     """
 
     def __init__(self, folder: Path, options: tuple[str, ...] = ()) -> None:
@@ -80,37 +77,37 @@ class KillTest:
         self.checkpoints = folder / "output" / "swifti2v_checkpoints"
 
     def server(self) -> dev.Server:
-        """Return a server that is not started yet."""
+        """Return a server that is not started."""
         return dev.Server(self.host, self.workspace, log_path=self.log, extra_args=self.options)
 
     def queue(self, server: dev.Server, prefix: str, **changes: Any) -> tuple[str, str]:
-        """Queue the graph; return the prompt's and the client's id, for `wait`."""
+        """Queue the graph; return the ids of prompt and client, for `wait`."""
         client = uuid.uuid4().hex
         return server.queue(graph(prefix, **changes), client), client
 
     def saved(self, prefix: str) -> bytes:
-        """Return the latent that a run has saved, without the workflow in its header."""
+        """Return the bytes of a saved latent, without the workflow in its header."""
         (path,) = (self.workspace / "output").glob(f"{prefix}_*.latent")
         data = path.read_bytes()
         return data[8 + int.from_bytes(data[:8], "little") :]
 
     def segments_saved(self) -> int:
-        """Return how many segments are on disk."""
+        """Return the number of segments on disk."""
         return len(list(self.checkpoints.rglob("*.safetensors")))
 
     def clear(self) -> None:
-        """Forget all checkpoints."""
+        """Delete all saved segments."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def segments_resumed(self) -> int:
-        """Return how many segments the last server has found, as its log tells."""
+        """Return the number of segments that the last server resumed, from its log."""
         found = RESUMED.findall(self.log.read_text(encoding="utf-8", errors="replace"))
         return int(found[-1][0]) if found else 0
 
 
 @dataclass
 class Kill:
-    """What happened at one kill."""
+    """Result of one kill: its time, segments on disk and resumed, and whether the bits are equal."""
 
     seconds: float
     on_disk: int
@@ -119,12 +116,12 @@ class Kill:
 
 
 def main() -> int:
-    """Kill, compare, tell; the exit status is 1 if anything was lost."""
+    """Kill, compare and report; the exit status is 1 if anything was lost."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="swifti2v-kill-") as folder:
         kills = run(KillTest(Path(folder)), options.kills, random.Random(options.seed))
@@ -137,7 +134,7 @@ def main() -> int:
 
 
 def run(test: KillTest, count: int, moments: random.Random) -> list[Kill]:
-    """Kill a server ``count`` times; each restarted one finishes the run and starts the next."""
+    """Kill a server ``count`` times; each restart finishes the run and starts the next."""
     kills: list[Kill] = []
     server = test.server().__enter__()
     try:

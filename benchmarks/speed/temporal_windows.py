@@ -1,13 +1,12 @@
-"""How attention inside temporal windows grows with the length of a clip, beside ComfyUI's full attention.
+"""Time of attention in temporal windows by clip length, next to ComfyUI's full attention.
 
 One self-attention of the real shape (24 heads of 128 channels, as in TI2V-5B), in ComfyUI's own attention
-on PyTorch's kernels; the windows are those of an even and of an odd block, half and half::
+on PyTorch's kernels; windows are averaged over an even and an odd block::
 
-    python benchmarks/bench_temporal_windows.py --comfyui FOLDER [--device cuda] [--append]
+    python -m benchmarks.speed.temporal_windows --comfyui FOLDER [--device cuda] [--append]
 
-Times are the shortest of some runs, in milliseconds per self-attention; on a processor it is the time that
-one thread spent computing, whatever else runs. `grows` is the exponent of the growth from half the length:
-1 is linear, 2 quadratic.
+Times are the fastest of several runs, in milliseconds per self-attention; on a CPU, the processor time of
+one thread. `grows` is the exponent of the growth from half the length: 1 is linear, 2 quadratic.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from __future__ import annotations
 import argparse
 import math
 import platform
-import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -23,23 +21,16 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
-
-from swifti2v_core.attention.temporal_windows import attend_in_windows, check_window_frames, plan_windows  # noqa: E402
+from benchmarks import command_line
+from swifti2v_core.attention.temporal_windows import attend_in_windows, check_window_frames, plan_windows
 
 HEADS, HEAD_CHANNELS = 24, 128
 LENGTHS = (8, 16, 32, 64)
-RESULTS = ROOT / "benchmarks" / "RESULTS.md"
 
 
 def host_attention(comfyui: Path) -> Callable[..., torch.Tensor]:
-    """Return ComfyUI's attention on PyTorch's kernels, as it computes on this machine."""
-    sys.path.insert(0, str(comfyui))
-    sys.argv = ["main.py", *([] if torch.cuda.is_available() else ["--cpu"])]
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
+    """Return ComfyUI's attention on PyTorch's kernels."""
+    command_line.boot(comfyui, cpu=not torch.cuda.is_available())
     from comfy.ldm.modules.attention import attention_pytorch
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -49,7 +40,7 @@ def host_attention(comfyui: Path) -> Callable[..., torch.Tensor]:
 
 
 def shortest(run: Callable[[], object], device: str, repeats: int) -> float:
-    """Return the shortest of some runs in milliseconds, after one that is not counted."""
+    """Return the milliseconds of the fastest of ``repeats`` runs, after one warm-up."""
     clock = time.perf_counter if device == "cuda" else time.process_time
     times = []
     for _ in range(repeats + 1):
@@ -64,7 +55,7 @@ def shortest(run: Callable[[], object], device: str, repeats: int) -> float:
 def measure(
     attend: Callable[..., torch.Tensor], frames: int, arguments: argparse.Namespace
 ) -> tuple[float, float]:
-    """Return the time of full attention and of windows, the mean of an even and of an odd block."""
+    """Return the milliseconds of full attention and of windows, the mean of an even and an odd block."""
     device, repeats = arguments.device, arguments.repeats
     shape = (1, frames * arguments.frame_tokens, HEADS * HEAD_CHANNELS)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -80,7 +71,7 @@ def measure(
 
 
 def growth(times: list[float]) -> str:
-    """Return the exponent of the growth in the last doubling of the length."""
+    """Return the exponent of the growth over the last doubling of the length."""
     return f"{math.log2(times[-1] / times[-2]):.2f}" if len(times) > 1 else ""
 
 
@@ -104,44 +95,37 @@ def table(attend: Callable[..., torch.Tensor], arguments: argparse.Namespace) ->
 def section(text: str, arguments: argparse.Namespace) -> str:
     """Return the table as a section of RESULTS.md."""
     on_gpu = arguments.device == "cuda"
-    machine = (
-        torch.cuda.get_device_name() if on_gpu else f"one thread of a processor ({platform.machine()})"
-    )
-    return f"""
-## Temporal windows
+    machine = torch.cuda.get_device_name() if on_gpu else f"one CPU thread ({platform.machine()})"
+    return f"""## Temporal windows
 
-`python benchmarks/bench_temporal_windows.py --comfyui FOLDER --frame-tokens {arguments.frame_tokens} \
---window-frames {arguments.window_frames} --device {arguments.device}`,
+`{command_line.shown_command()}`,
 {date.today()}, {machine}, torch {torch.__version__}: one self-attention of {HEADS} heads of \
 {HEAD_CHANNELS} channels,
-{arguments.frame_tokens} tokens a latent frame, windows of {arguments.window_frames} latent frames beside \
-ComfyUI's full attention.
+{arguments.frame_tokens} tokens per latent frame, windows of {arguments.window_frames} latent frames \
+next to ComfyUI's full attention.
 
 {text}
 """
 
 
 def main() -> None:
-    """Print the table, and append it to RESULTS.md if asked."""
+    """Measure all lengths and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--comfyui", type=Path, required=True, help="folder of a ComfyUI")
+    command_line.add_comfyui(parser)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
-        "--frame-tokens", type=int, default=32, help="tokens of a latent frame (2560x1408: 3520)"
+        "--frame-tokens", type=int, default=32, help="tokens per latent frame (2560x1408: 3520)"
     )
     parser.add_argument("--window-frames", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--append", action="store_true", help="also append a section to RESULTS.md")
+    command_line.add_append(parser)
     arguments = parser.parse_args()
     check_window_frames(arguments.window_frames)
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # several would wait for each other on a busy machine
+    torch.set_num_threads(1)  # several threads would wait for each other on a busy machine
     with torch.inference_mode():
         text = section(table(host_attention(arguments.comfyui), arguments), arguments)
-    print(text)
-    if arguments.append:
-        with RESULTS.open("a", encoding="utf-8") as results:
-            results.write(text)
+    command_line.print_and_append(text, arguments.append)
 
 
 if __name__ == "__main__":

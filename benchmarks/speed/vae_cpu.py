@@ -1,24 +1,19 @@
-"""The Wan2.2 VAE on a CPU, ours against ComfyUI's own way in the same run, in one table.
+"""The Wan2.2 VAE on a CPU: ours against ComfyUI's own way in the same run, in one table.
 
-    COMFYUI_PATH=FOLDER python benchmarks/bench_vae_cpu.py
+    COMFYUI_PATH=FOLDER python -m benchmarks.speed.vae_cpu
 
-A quarter of the real widths (``--width-divisor 1`` for all of it, 16 times as long) at a small latent,
-float32, random weights: what strips, resting caches and streaming cost or save in arithmetic and copies.
-About 2 minutes with one thread. On shared cores set OMP_NUM_THREADS=1, threads that wait for each other
-take many times as long, and look at the ranges before believing a time. So small a latent is mostly halo:
+Quarter-width models (``--width-divisor 1`` for full width, 16 times as long), a small latent, float32 and
+random weights show what strips, resting caches and streaming cost or save in arithmetic and copies. About
+2 minutes with one thread. On shared cores set OMP_NUM_THREADS=1, since threads that wait for each other
+take many times as long, and read the ranges before trusting a time. A latent this small is mostly halo:
 strips look far more expensive here than at 2560x1408.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parent))
-
-import command_line
-from bench_2k import run_rows
-from measure import measure_ceilings
+from benchmarks import command_line
+from benchmarks.speed.measure import measure_ceilings
+from benchmarks.speed.two_k import run_rows
 
 PLANS = {
     "1 strip": (1, 1, None),
@@ -36,15 +31,15 @@ def main() -> None:
     parser.set_defaults(width_divisor=4)
     options = parser.parse_args()
     command_line.boot(options.comfyui, cpu=True)
-    import host_models
-    from rows import Sizes, Subject
+    from benchmarks.speed import wan_models
+    from benchmarks.speed.subject import Sizes, Subject
 
     subject = Subject(Sizes(*options.size, options.frames, divisor=options.width_divisor), PLANS)
-    ceilings = measure_ceilings(host_models.device())
+    ceilings = measure_ceilings(wan_models.device())
     found = run_rows(subject, ["decode", "encode"], [0], options.only, options.repeats)
     measurements = command_line.print_each(found, ceilings)
     title = f"Wan2.2 VAE on a CPU, {options.size[0]}x{options.size[1]}, {options.frames} frames"
-    command_line.report(title, measurements, ceilings, options, host_models.device())
+    command_line.report(title, measurements, ceilings, options, wan_models.device())
 
 
 if __name__ == "__main__":
