@@ -142,7 +142,9 @@ def test_kept_keys_change_nothing(pack, run, stage_two, text, z_ref, monkeypatch
     monkeypatch.setattr(context, "__init__", spy)
     options = {"cfg": cfg, "context": "read-only", "reference_strength": strength}
     kept = sampled(run, stage_two, text, z_ref, **options)
-    made = [context for context in made if context._stored]  # the estimate of memory makes one that is empty
+    made = [
+        context for context in made if context._stored
+    ]  # the estimate of memory makes one that is empty
     forwards = (1 if cfg == 1 else 2) * (2 if strength else 1)
     conditions = 1  # both prompts of cfg 3 run as one batch
     assert [len(one._stored) for one in made] == [conditions * (2 if strength else 1)] * 3

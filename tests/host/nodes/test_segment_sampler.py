@@ -332,7 +332,9 @@ def test_the_host_is_asked_for_what_read_only_keeps(
     monkeypatch.setattr(context, "__init__", spy)
     z_ref = make_latent(8, batch=batch)
     advanced(run, stage_two, text, z_ref, cfg=cfg, context="read-only")
-    made = [context for context in made if context._stored]  # the estimate of memory makes one that is empty
+    made = [
+        context for context in made if context._stored
+    ]  # the estimate of memory makes one that is empty
 
     def cost(batch, frames):
         return stage_two.model.memory_required([batch, 48, frames, 6, 8])
