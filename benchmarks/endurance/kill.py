@@ -25,7 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dev
+from devtools.comfyui_server import Server
+from devtools.environment import find_host
+from devtools.workspace import prepare_workspace
 
 NAME = "kill test"
 FUTURE = time.time() + 10 * 365 * 24 * 3600
@@ -70,17 +72,17 @@ class KillTest:
     """
 
     def __init__(self, folder: Path, options: tuple[str, ...] = ()) -> None:
-        dev.prepare_workspace(folder)
-        self.workspace, self.host = folder, dev.find_host()
+        prepare_workspace(folder)
+        self.workspace, self.host = folder, find_host()
         self.options = ("--cache-none", *options)
         self.log = folder / "server.log"
         self.checkpoints = folder / "output" / "swifti2v_checkpoints"
 
-    def server(self) -> dev.Server:
+    def server(self) -> Server:
         """Return a server that is not started."""
-        return dev.Server(self.host, self.workspace, log_path=self.log, extra_args=self.options)
+        return Server(self.host, self.workspace, log_path=self.log, extra_args=self.options)
 
-    def queue(self, server: dev.Server, prefix: str, **changes: Any) -> tuple[str, str]:
+    def queue(self, server: Server, prefix: str, **changes: Any) -> tuple[str, str]:
         """Queue the graph; return the ids of prompt and client, for `wait`."""
         client = uuid.uuid4().hex
         return server.queue(graph(prefix, **changes), client), client

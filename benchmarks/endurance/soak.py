@@ -20,8 +20,10 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-import dev
 from benchmarks.command_line import ROOT
+from devtools.comfyui_server import Server
+from devtools.environment import find_host
+from devtools.workspace import prepare_workspace
 
 PROBE = """
 import gc, os
@@ -81,12 +83,12 @@ def prompt_of(run: int) -> dict[str, Any]:
 
 def soak(runs: int, comfyui: str | None, workspace: Path) -> list[Counts]:
     """Run the graph ``runs`` times on a server and return the counts after each run."""
-    dev.prepare_workspace(workspace)
+    prepare_workspace(workspace)
     probe = workspace / "custom_nodes" / "soak_probe"
     probe.mkdir(exist_ok=True)
     (probe / "__init__.py").write_text(PROBE)
     held = []
-    with dev.Server(dev.find_host(comfyui), workspace, log_path=workspace / "server.log") as server:
+    with Server(find_host(comfyui), workspace, log_path=workspace / "server.log") as server:
         for run in range(runs):
             client = uuid.uuid4().hex
             server.wait(server.queue(prompt_of(run), client), client, timeout=600)

@@ -112,13 +112,14 @@ class SavedSegments:
             If the folder cannot be written to, or if its disk has too little space.
         """
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for partial in self._folder.glob(f"*{PARTIAL_SUFFIX}"):
-                partial.unlink(missing_ok=True)
-            trial = self._folder / f"{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
             with contextlib.suppress(FileNotFoundError):  # another server may delete the folder meanwhile
+                self._folder.mkdir(parents=True, exist_ok=True)
+                for partial in self._folder.glob(f"*{PARTIAL_SUFFIX}"):
+                    partial.unlink(missing_ok=True)
+                trial = self._folder / f"{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
                 trial.touch(exist_ok=False)
-            trial.unlink(missing_ok=True)
+                trial.unlink(missing_ok=True)
+            self._name_folder.parent.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self._name_folder.parent).free
         except OSError as error:
             raise ValueError(

@@ -25,7 +25,10 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))
 
-import dev  # noqa: E402
+from devtools.comfyui_server import Server  # noqa: E402
+from devtools.environment import find_host  # noqa: E402
+from devtools.suites import find_browser  # noqa: E402
+from devtools.workspace import prepare_workspace  # noqa: E402
 
 WINDOW = {"width": 1600, "height": 900}
 SETTINGS = {
@@ -45,15 +48,15 @@ HOST_NOISE = (
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dev.Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Start ComfyUI with the pack, the tiny models and what the workflows load."""
     workspace = tmp_path_factory.mktemp("browser")
-    host = dev.find_host()
-    dev.prepare_workspace(workspace)
+    host = find_host()
+    prepare_workspace(workspace)
     write_motion(workspace / "input" / "life.jpg", workspace / "input" / "motion.mp4")
     with Image.open(workspace / "input" / "picosdeeuropa.jpg") as photo:
         photo.save(workspace / "input" / "example.png")  # ComfyUI brings a picture of this name
-    with dev.Server(host, workspace, log_path=workspace / "server.log") as running:
+    with Server(host, workspace, log_path=workspace / "server.log") as running:
         yield running
 
 
@@ -170,7 +173,7 @@ def browser() -> Iterator[Browser]:
     """Start Chromium."""
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
-            executable_path=dev.find_browser(),
+            executable_path=find_browser(),
             args=["--no-sandbox"],  # Chromium refuses to run as root, as it does in CI, otherwise
         )
         yield chromium
@@ -178,7 +181,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def new_page(browser: Browser, server: dev.Server) -> Callable[[], AbstractContextManager[ComfyPage]]:
+def new_page(browser: Browser, server: Server) -> Callable[[], AbstractContextManager[ComfyPage]]:
     """Return a function that opens ComfyUI in a window of its own, for the length of a `with` block."""
 
     @contextmanager

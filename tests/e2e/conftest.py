@@ -11,14 +11,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))
 
-import dev  # noqa: E402
+from devtools.comfyui_server import Server  # noqa: E402
+from devtools.environment import find_host  # noqa: E402
+from devtools.workspace import prepare_workspace  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory):
     """A ComfyUI base directory with pack, tiny models and photos."""
     path = tmp_path_factory.mktemp("comfy")
-    dev.prepare_workspace(path)
+    prepare_workspace(path)
     return path
 
 
@@ -27,7 +29,7 @@ def server(workspace):
     """One server for all tests: what one run leaves behind would show in the next."""
     # Without the host's cache of results, the same graph is computed again.
     options = {"log_path": workspace / "server.log", "extra_args": ("--cache-none",)}
-    with dev.Server(dev.find_host(), workspace, **options) as running:
+    with Server(find_host(), workspace, **options) as running:
         yield running
 
 

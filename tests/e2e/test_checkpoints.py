@@ -9,8 +9,9 @@ import time
 
 import pytest
 
-import dev
 from benchmarks.endurance.kill import KillTest, run
+from devtools.comfyui_server import Server
+from devtools.terminal import DevError
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_a_killed_server_loses_the_segment_in_flight_at_most(tmp_path):
 def test_two_servers_on_one_folder_do_not_mix(test, server, expected, tmp_path):
     """Both make the same clip at the same time, and then one of them another clip under the same name."""
     test.clear()
-    other = dev.Server(test.host, test.workspace, log_path=tmp_path / "log", extra_args=test.options)
+    other = Server(test.host, test.workspace, log_path=tmp_path / "log", extra_args=test.options)
     with other:
         both = [test.queue(server, "first"), test.queue(other, "second")]
         thread = threading.Thread(target=other.wait, args=both[1])
@@ -93,15 +94,13 @@ def test_a_disk_that_fills_up_costs_nothing_but_a_warning(test, server, expected
 
 def test_a_disk_without_room_stops_the_run_before_it_begins(test, server, expected, disk):
     (disk / "filler").write_bytes(bytes(200_000))
-    with pytest.raises(
-        dev.DevError, match=r"needs 0\.5 MB in .*, but only 0\.4 MB are free; free some space"
-    ):
+    with pytest.raises(DevError, match=r"needs 0\.5 MB in .*, but only 0\.4 MB are free; free some space"):
         server.wait(*test.queue(server, "full"))
 
 
 def test_a_folder_that_is_read_only_stops_the_run_before_it_begins(test, server, expected, disk):
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    with pytest.raises(dev.DevError, match=r"cannot be written to \(Read-only file system\); make it"):
+    with pytest.raises(DevError, match=r"cannot be written to \(Read-only file system\); make it"):
         server.wait(*test.queue(server, "read-only"))
     server.wait(*test.queue(server, "without", checkpoint=""))  # the queue goes on
     assert test.saved("without") == expected

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import dev
+from devtools.prompts import find_video
+from devtools.terminal import DevError
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTO = "life.jpg"
@@ -58,7 +59,7 @@ def demo(play, graph, workspace):
     """The demo as shipped, once."""
     workflow = json.loads((ROOT / "workflows" / "swifti2v_demo.json").read_text())
     entry, progress = play(graph("swifti2v_demo"), workflow)
-    return dev.find_video(entry, workspace), progress
+    return find_video(entry, workspace), progress
 
 
 def test_the_demo_video_is_what_was_asked(demo, graph, photo_through_the_autoencoder):
@@ -98,7 +99,7 @@ def test_the_demo_shows_progress_and_previews(demo):
 
 def test_stage_one_by_a_model(play, graph, workspace, photo_through_the_autoencoder):
     entry, _ = play(graph("swifti2v_demo_model_motion"))
-    frames, _, _ = read(dev.find_video(entry, workspace))
+    frames, _, _ = read(find_video(entry, workspace))
     assert frames.shape == (21, 640, 1280, 3)
     assert db(frames[0], photo_through_the_autoencoder) >= 34
     assert changes_per_frame(frames).mean() > 0.002
@@ -112,7 +113,7 @@ def test_any_clip_can_be_the_motion(demo, play, graph, workspace):
         "SwiftI2V_DecodeToVideo": {"codec": "vp9", "crf": 20},
     }
     entry, _ = play(graph("swifti2v_any_motion", changes))
-    path = dev.find_video(entry, workspace)
+    path = find_video(entry, workspace)
     frames, _, _ = read(path)
     assert path.suffix == ".webm" and frames.shape == (17, 320, 640, 3)
     motion = torch.nn.functional.interpolate(
@@ -128,7 +129,7 @@ def test_the_true_size(play, graph, workspace):
         "SwiftI2V_AnchorEncode": {"width": 2560, "height": 1408, "frames": 9},
     }
     entry, _ = play(graph("swifti2v_demo", changes))
-    frames, _, _ = read(dev.find_video(entry, workspace))
+    frames, _, _ = read(find_video(entry, workspace))
     assert frames.shape == (9, 1408, 2560, 3)
     assert changes_per_frame(frames).min() > 0.0005
     assert 0.1 < frames.mean() < 0.9 and frames.std() > 0.05
@@ -147,7 +148,7 @@ def test_plain_weights_run_through_the_same_sampler(play, graph, workspace):
         "SwiftI2V_SegmentSampler": {"denoise": 0.5},
     }
     entry, _ = play(graph("swifti2v_demo", changes))
-    frames, _, _ = read(dev.find_video(entry, workspace))
+    frames, _, _ = read(find_video(entry, workspace))
     assert frames.shape == (17, 320, 640, 3) and changes_per_frame(frames).mean() > 0.001
 
 
@@ -156,7 +157,7 @@ def test_the_same_seed_writes_the_same_frames(play, graph, workspace):
         changes = SMALL | {"SwiftI2V_SegmentSampler": {"seed": seed}}
         changes["SwiftI2V_DecodeToVideo"] = {"filename_prefix": f"seed/{uuid.uuid4().hex}"}
         entry, _ = play(graph("swifti2v_demo", changes))
-        return read(dev.find_video(entry, workspace))[0]
+        return read(find_video(entry, workspace))[0]
 
     first = video(11)
     assert not torch.equal(first, video(12))
@@ -177,7 +178,7 @@ def test_cancel_leaves_no_file_and_the_queue_goes_on(server, play, graph, worksp
             server.interrupt()
 
     begin = time.monotonic()
-    with pytest.raises(dev.DevError):
+    with pytest.raises(DevError):
         server.wait(prompt_id, client, cancel_while_sampling, timeout=600)
     assert stopped.is_set(), "the run ended before it could be cancelled"
     assert time.monotonic() - begin < 300
@@ -190,12 +191,12 @@ def test_cancel_leaves_no_file_and_the_queue_goes_on(server, play, graph, worksp
             SMALL | {"SwiftI2V_CameraMotion": SMALL["SwiftI2V_CameraMotion"] | {"seed": 99}},
         )
     )
-    assert read(dev.find_video(entry, workspace))[0].shape[0] == 17
+    assert read(find_video(entry, workspace))[0].shape[0] == 17
 
 
 def test_a_mistake_reaches_the_user_as_a_sentence(play, graph):
     changes = {"SwiftI2V_AnchorEncode": {"width": 1920, "height": 1080}}
-    with pytest.raises(dev.DevError, match="the nearest valid size is 1920x1088"):
+    with pytest.raises(DevError, match="the nearest valid size is 1920x1088"):
         play(graph("swifti2v_demo", changes))
 
 
@@ -267,7 +268,7 @@ def stand_ins(workspace):
 )
 def test_graphs_of_public_weights_are_refused_only_for_missing_files(play, graph, name, missing, count):
     prompt = graph(name, {"LoadImage": {"image": PHOTO}})
-    with pytest.raises(dev.DevError) as refusal:
+    with pytest.raises(DevError) as refusal:
         play(prompt)
     message = str(refusal.value)
     for file in (*missing, "wan2.2_vae", "umt5_xxl", "wan2.2_ti2v_5B"):
@@ -294,5 +295,5 @@ def test_the_2k_workflow_runs_with_stand_ins(play, graph, workspace, stand_ins):
             if not (isinstance(value, list) and value[0] in text)
         }
     entry, _ = play(prompt)
-    frames, _, _ = read(dev.find_video(entry, workspace))
+    frames, _, _ = read(find_video(entry, workspace))
     assert frames.shape == (9, 192, 320, 3) and frames.std() > 0.05

@@ -25,7 +25,10 @@ sys.path[:0] = [str(HERE), str(ROOT)]
 import shipped  # noqa: E402
 from graph import MARGIN, TITLE, Graph, Group, Node, NodeType, Output  # noqa: E402
 
-import dev  # noqa: E402
+from devtools.comfyui_download import DEFAULT_VERSION  # noqa: E402
+from devtools.comfyui_server import Server  # noqa: E402
+from devtools.environment import find_host  # noqa: E402
+from devtools.workspace import prepare_workspace  # noqa: E402
 
 SHIPPED = ROOT / "workflows"
 FRONTEND_VERSION = "1.47.12"  # what ComfyUI 0.30.0 asks for
@@ -109,7 +112,7 @@ def ui_node(node: Node, kind: NodeType) -> dict[str, Any]:
     ]
     properties: dict[str, Any] = {
         "cnr_id": kind.pack,
-        "ver": pack_version() if kind.pack == "swifti2v" else dev.DEFAULT_HOST,
+        "ver": pack_version() if kind.pack == "swifti2v" else DEFAULT_VERSION,
         "Node name for S&R": kind.name,
     }
     if node.models:
@@ -205,11 +208,11 @@ def differing(texts: dict[Path, str]) -> list[Path]:
 
 def fetch_object_info() -> dict[str, Any]:
     """Start a ComfyUI with the pack and ask it about its nodes."""
-    host = dev.find_host()
+    host = find_host()
     with tempfile.TemporaryDirectory(prefix="swifti2v-build-") as folder:
         workspace = Path(folder)
-        dev.prepare_workspace(workspace)
-        with dev.Server(host, workspace, log_path=workspace / "server.log") as server:
+        prepare_workspace(workspace)
+        with Server(host, workspace, log_path=workspace / "server.log") as server:
             info: dict[str, Any] = server.get("/object_info")
     return info
 

@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from refusals import sentence_of
 from swifti2v.nodes.comfyui import output_files
 from swifti2v.nodes.pipeline import video_file
 from swifti2v.swifti2v_core.reference import hybrid
@@ -140,3 +141,20 @@ def test_a_failed_run_leaves_no_file(pack, tmp_path):
 def test_metadata_can_be_switched_off(pack, monkeypatch):
     monkeypatch.setattr("comfy.cli_args.args.disable_metadata", True)
     assert output_files.workflow_metadata({"1": {}}, {"workflow": {}}) == {}
+
+
+@pytest.mark.parametrize(
+    ("codec", "cells", "nearest"),
+    [
+        ("av1", (1, 40), "64x640"),
+        ("av1", (40, 3), "640x64"),
+        ("h264", (1025, 1), "16384x16"),
+        ("vp9", (1, 1025), "16x16384"),
+    ],
+)
+def test_sizes_that_a_codec_cannot_write(run, vae, codec, cells, nearest):
+    width, height = cells
+    samples = {"samples": torch.zeros(1, 48, 2, height, width)}
+    sentence = sentence_of(run, "SwiftI2V_DecodeToVideo", samples=samples, vae=vae, codec=codec)
+    assert f"The clip is {16 * width}x{16 * height}, but the encoder" in sentence
+    assert sentence.endswith(f"; the nearest valid size is {nearest}, or choose another codec.")

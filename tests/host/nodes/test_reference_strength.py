@@ -155,8 +155,8 @@ def test_kept_keys_change_nothing(pack, run, stage_two, text, z_ref, monkeypatch
         )
         assert bytes_kept == 2 * len(network.blocks) * clean * 12 * network.dim * 4 * forwards
     monkeypatch.setattr(context, "holds", lambda *_: False)
-    anew = sampled(run, stage_two, text, z_ref, **options)
-    assert (kept - anew).abs().max() <= 1e-4
+    computed = sampled(run, stage_two, text, z_ref, **options)
+    assert (kept - computed).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize(("strength", "forwards"), [(1, 1), (0, 1), (0.5, 2)])

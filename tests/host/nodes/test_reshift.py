@@ -216,7 +216,7 @@ def toy(model, clean):
     "sampler", ["euler", "heun", "dpmpp_2m", "euler_ancestral", "lcm", "res_multistep"]
 )
 @pytest.mark.parametrize("steps", [1, 3])
-def test_the_rest_starts_from_known_clean_frames_noised_anew(
+def test_the_rest_starts_from_known_clean_frames_noised_again(
     run, experts, vae16, photo, text, sampler, steps
 ):
     """The clean frames are exact in every sampler: (1 - s) * D(x0) + s * e enters the small steps."""

@@ -39,7 +39,7 @@ def described(pack):
 
 
 def test_the_interface_is_the_released_one(pack):
-    """New inputs go to the end and are optional; write schema.json anew only for those."""
+    """New inputs go to the end and are optional; write schema.json again only for those."""
     golden, now = json.loads(GOLDEN.read_text()), described(pack)
     assert golden.keys() <= now.keys()
     for node_id, released in golden.items():

@@ -1,40 +1,14 @@
-"""The segment sampler against the host's own sampling, and what it must not touch."""
+"""The segment sampler against ComfyUI's own sampling."""
 
 import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
-from comfy.ldm.wan.model import WanModel
+from segment_sampling import advanced, guider_of, noise_of
 from swifti2v.nodes.comfyui import models, window_model
 from swifti2v.nodes.pipeline import stage_two as redrawing
 from swifti2v.swifti2v_core import sigmas
-from swifti2v.swifti2v_core.attention import read_only
 from swifti2v.swifti2v_core.stage_two import segments
-
-
-def noise_of(seed):
-    from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
-
-    return Noise_RandomNoise(seed)
-
-
-def guider_of(model, text, cfg):
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(*text)
-    guider.set_cfg(cfg)
-    return guider
-
-
-def advanced(run, model, text, z_ref, cfg=1.0, sampler="euler", seed=3, sigmas=None, **options):
-    return run(
-        "SwiftI2V_SegmentSamplerAdvanced",
-        noise=noise_of(seed),
-        guider=guider_of(model, text, cfg),
-        sampler=comfy.samplers.sampler_object(sampler),
-        sigmas=torch.tensor([1.0, 0.9375, 5 / 6, 0.625, 0.0]) if sigmas is None else sigmas,
-        z_ref=z_ref,
-        **{"drift_control": 0.0, **options},  # the host has none
-    )[0]["samples"]
 
 
 @torch.inference_mode()
@@ -119,20 +93,6 @@ def test_anchor_is_bit_exact_and_neighbors_are_never_rewritten(
         assert mask[0, 0, :, 0, 0].tolist() == [0.0] * segment.clean + [1.0] * len(noisy)
 
 
-@pytest.fixture
-def frequencies(monkeypatch):
-    """The time part of the rotary frequencies that reach the network, per forward."""
-    seen = []
-    forward = WanModel.forward_orig
-
-    def spy(self, x, t, context, **kwargs):
-        seen.append((x.shape[2], kwargs["freqs"], self, x))
-        return forward(self, x, t, context, **kwargs)
-
-    monkeypatch.setattr(WanModel, "forward_orig", spy)
-    return seen
-
-
 @pytest.mark.parametrize(
     ("choice", "last"), [("true", (0, 33, 34, 35, 36)), ("clamped", (0, 27, 28, 29, 30))]
 )
@@ -166,7 +126,7 @@ def test_split_and_resumed_gives_the_same_bits(run, stage_two, text, z_ref):
     whole = advanced(run, stage_two, text, z_ref, sampler="euler_ancestral")
     first = advanced(run, stage_two, text, z_ref, sampler="euler_ancestral", end_segment=1)
     assert torch.equal(first[:, :, 4:], z_ref["samples"][:, :, 4:])
-    for begun in (first, whole):  # finished frames after the start are made anew from z_ref
+    for begun in (first, whole):  # finished frames after the start are made again from z_ref
         rest = advanced(
             run,
             stage_two,
@@ -204,261 +164,6 @@ def test_noise_belongs_to_the_latent_frame(pack, run, stage_two, text, z_ref, mo
     advanced(run, stage_two, text, z_ref)
     whole = noise_of(3).generate_noise(z_ref)
     assert torch.equal(drawn[1], whole[:, :, [0, 3, 4, 5, 6]])
-
-
-# --- Context ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def features(monkeypatch):
-    """What the last block makes of every token, per forward."""
-    from comfy.ldm.wan.model import WanAttentionBlock
-
-    seen = []
-    forward = WanAttentionBlock.forward
-
-    def spy(self, x, *args, **kwargs):
-        result = forward(self, x, *args, **kwargs)
-        seen.append(result.detach().clone())
-        return result
-
-    monkeypatch.setattr(WanAttentionBlock, "forward", spy)
-    return seen
-
-
-def clean_features(run, features, model, text, z_ref, context, seed):
-    features.clear()
-    advanced(
-        run, model, text, z_ref, seed=seed, sigmas=torch.tensor([1.0, 0.0]), context=context, end_segment=1
-    )
-    assert len(features) == 6  # blocks
-    return features[-1][:, : 3 * 4]  # one clean frame of 3 x 4 tokens
-
-
-def test_clean_frames_ignore_noisy_ones_only_in_read_only_context(run, features, stage_two, text, z_ref):
-    one = clean_features(run, features, stage_two, text, z_ref, "read-only", 1)
-    two = clean_features(run, features, stage_two, text, z_ref, "read-only", 2)
-    assert torch.allclose(one, two, atol=1e-6)
-    one = clean_features(run, features, stage_two, text, z_ref, "bidirectional", 1)
-    two = clean_features(run, features, stage_two, text, z_ref, "bidirectional", 2)
-    assert (one - two).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("cfg", [1.0, 3.0])
-@pytest.mark.parametrize("sampler", ["euler", "heun"])
-def test_kept_keys_change_nothing(
-    pack, run, stage_two, text, z_ref, monkeypatch, frequencies, cfg, sampler
-):
-    options = {"cfg": cfg, "sampler": sampler, "context": "read-only"}
-    kept = advanced(run, stage_two, text, z_ref, **options)
-    short = [frames for frames, *_ in frequencies]
-    assert short.count(3) > short.count(5) > 0  # later steps ran on the noisy frames alone
-    monkeypatch.setattr(read_only.ReadOnlyContext, "holds", lambda *_: False)
-    frequencies.clear()
-    anew = advanced(run, stage_two, text, z_ref, **options)
-    assert 3 not in [frames for frames, *_ in frequencies]
-    assert (kept - anew).abs().max() <= 1e-5
-    both_ways = advanced(run, stage_two, text, z_ref, cfg=cfg, sampler=sampler)
-    assert (kept - both_ways).abs().max() > 1e-3
-
-
-def test_kept_keys_belong_to_the_blocks_that_ran(pack, run, stage_two, text, z_ref, monkeypatch):
-    """Skip-layer guidance runs the same conditions through fewer blocks."""
-    from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
-
-    patched = SkipLayerGuidanceDiT().execute(
-        stage_two, scale=1.0, start_percent=0.0, end_percent=1.0, double_layers="2"
-    )
-    model = (patched.args if hasattr(patched, "args") else patched)[0]
-    kept = advanced(run, model, text, z_ref, cfg=3.0, context="read-only")
-    monkeypatch.setattr(read_only.ReadOnlyContext, "holds", lambda *_: False)
-    anew = advanced(run, model, text, z_ref, cfg=3.0, context="read-only")
-    assert (kept - anew).abs().max() <= 1e-5
-    without = advanced(run, stage_two, text, z_ref, cfg=3.0, context="read-only")
-    assert (kept - without).abs().max() > 1e-3
-
-
-def test_cross_attention_with_as_many_text_as_window_tokens(run, stage_two, z_ref):
-    """Text of the window's length must not be mistaken for the window."""
-    same_length = [[torch.randn(1, 4 * 3 * 4, 4096, generator=torch.Generator().manual_seed(5)), {}]]
-    padded = [[torch.cat([same_length[0][0], same_length[0][0]], dim=1), {}]]  # attends the same
-    options = {"z_ref": z_ref, "context": "read-only", "model": stage_two}
-    one = run("SwiftI2V_SegmentSampler", positive=same_length, **options)[0]["samples"]
-    two = run("SwiftI2V_SegmentSampler", positive=padded, **options)[0]["samples"]
-    assert (one - two).abs().max() <= 1e-4
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """The memory that ComfyUI is asked to have free, per sampling: (for a batch of two, for one)."""
-    seen = []
-    load = comfy.model_management.load_models_gpu
-
-    def spy(models, memory_required=0, minimum_memory_required=None, **kwargs):
-        seen.append((memory_required, minimum_memory_required))
-        return load(
-            models,
-            memory_required=memory_required,
-            minimum_memory_required=minimum_memory_required,
-            **kwargs,
-        )
-
-    monkeypatch.setattr(comfy.model_management, "load_models_gpu", spy)
-    return seen
-
-
-def test_the_host_is_asked_for_the_memory_of_the_window(run, stage_two, text, z_ref, asked):
-    def cost(batch, frames):
-        return stage_two.model.memory_required([batch, 48, frames, 6, 8])
-
-    for cfg in (1.0, 3.0):
-        asked.clear()
-        advanced(run, stage_two, text, z_ref, cfg=cfg)
-        windows = [4, 5, 5]
-        assert asked == [(cost(2, frames), cost(1, frames)) for frames in windows]  # not of all 8 frames
-
-
-@pytest.mark.parametrize(("cfg", "conditions", "batch"), [(1.0, 1, 1), (3.0, 2, 1), (3.0, 2, 2)])
-def test_the_host_is_asked_for_what_read_only_keeps(
-    run, pack, stage_two, text, make_latent, asked, monkeypatch, cfg, conditions, batch
-):
-    context = read_only.ReadOnlyContext
-    made, init = [], context.__init__
-
-    def spy(self, clean_tokens):
-        init(self, clean_tokens)
-        made.append(self)
-
-    monkeypatch.setattr(context, "__init__", spy)
-    z_ref = make_latent(8, batch=batch)
-    advanced(run, stage_two, text, z_ref, cfg=cfg, context="read-only")
-    made = [
-        context for context in made if context._stored
-    ]  # the estimate of memory makes one that is empty
-
-    def cost(batch, frames):
-        return stage_two.model.memory_required([batch, 48, frames, 6, 8])
-
-    network = stage_two.get_model_object("diffusion_model")
-    for frames, clean, kept_context, (two, one) in zip(
-        (4, 5, 5) * batch, (1, 2, 4) * batch, made, asked, strict=True
-    ):  # a batch is made clip by clip
-        kept = sum(
-            part.untyped_storage().nbytes()
-            for layers in kept_context._stored.values()
-            for pair in layers.values()
-            for part in pair
-        )
-        tokens = clean * 3 * 4
-        assert kept == 2 * len(network.blocks) * tokens * network.dim * 4 * conditions
-        extra = one - cost(1, frames)
-        assert kept <= extra < kept + cost(1, 1) * 1.001
-        assert two - cost(2, frames) == pytest.approx(2 * extra)
-
-
-def test_guiders_that_always_use_all_conditions_are_counted_so(pack, stage_two, text):
-    from comfy_extras.nodes_custom_sampler import Guider_Basic, Guider_DualCFG
-
-    usual = guider_of(stage_two, text, 1.0)
-    assert window_model._conditions_run(usual) == 1
-    always = stage_two.clone()
-    always.disable_model_cfg1_optimization()
-    assert window_model._conditions_run(guider_of(always, text, 1.0)) == 2
-    basic = Guider_Basic(stage_two)
-    basic.set_conds(text[0])
-    assert window_model._conditions_run(basic) == 1
-    dual = Guider_DualCFG(stage_two)
-    dual.set_conds(text[0], text[0], text[1])
-    assert window_model._conditions_run(dual) == 3
-
-
-# --- Nothing is touched -----------------------------------------------------------------------------
-
-
-def snapshot(value):
-    if isinstance(value, torch.Tensor):
-        return value.clone()
-    if isinstance(value, dict):
-        return {key: snapshot(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [snapshot(part) for part in value]
-    return value
-
-
-def same(one, two):
-    if isinstance(one, torch.Tensor):
-        return isinstance(two, torch.Tensor) and torch.equal(one, two)
-    if isinstance(one, dict):
-        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(two) and all(same(a, b) for a, b in zip(one, two, strict=True))
-    return one is two or one == two
-
-
-def state_of(model, guider, noise, text, z_ref):
-    weights = {k: v.clone() for k, v in model.model.state_dict().items()}
-    network = model.get_model_object("diffusion_model")
-    return [
-        snapshot(model.model_options),
-        dict(model.object_patches),
-        snapshot(model.wrappers),
-        weights,
-        network.forward_orig,
-        network.rope_encode,
-        snapshot({k: v for k, v in vars(guider).items() if k != "model_patcher"}),
-        guider.model_patcher is model,
-        vars(noise).copy(),
-        snapshot(text),
-        snapshot(z_ref),
-    ]
-
-
-@pytest.mark.parametrize("context", ["bidirectional", "read-only"])
-@pytest.mark.parametrize("reference_strength", [1.0, 0.5])
-@pytest.mark.parametrize("cancelled", [False, True])
-def test_inputs_are_as_before(
-    run, stage_two, text, z_ref, context, reference_strength, cancelled, monkeypatch
-):
-    model, noise = stage_two.clone(), noise_of(3)
-    guider = guider_of(model, text, 3.0)
-    before = state_of(model, guider, noise, text, z_ref)
-    if cancelled:
-        forward, calls = WanModel.forward_orig, []
-
-        def interrupting(self, *args, **kwargs):
-            calls.append(1)
-            if len(calls) == 6:
-                comfy.model_management.interrupt_current_processing()
-            return forward(self, *args, **kwargs)
-
-        monkeypatch.setattr(WanModel, "forward_orig", interrupting)
-
-    def go():
-        run(
-            "SwiftI2V_SegmentSamplerAdvanced",
-            noise=noise,
-            guider=guider,
-            sampler=comfy.samplers.sampler_object("euler"),
-            sigmas=torch.tensor([1.0, 0.8, 0.6, 0.0]),
-            z_ref=z_ref,
-            context=context,
-            reference_strength=reference_strength,
-        )
-
-    if cancelled:
-        with pytest.raises(comfy.model_management.InterruptProcessingException):
-            go()
-        assert len(calls) == 6  # stopped inside the step
-        monkeypatch.undo()
-        before[4] = model.get_model_object("diffusion_model").forward_orig
-    else:
-        go()
-    after = state_of(model, guider, noise, text, z_ref)
-    for place, (one, two) in enumerate(zip(before, after, strict=True)):
-        assert same(one, two), f"part {place} changed"
-
-
-# --- Progress ---------------------------------------------------------------------------------------
 
 
 def test_one_progress_bar_and_a_preview_of_the_frame_being_made(run, stage_two, text, z_ref, monkeypatch):
@@ -500,9 +205,6 @@ def test_one_progress_bar_and_a_preview_of_the_frame_being_made(run, stage_two, 
         picture = pictures[last]
         assert picture.size == (8, 6 + 2)
         assert "".join(names[picture.getpixel((x, 7))] for x in range(8)) == row
-
-
-# --- Native features --------------------------------------------------------------------------------
 
 
 def test_a_stock_lora_changes_the_result(run, stage_two, text, z_ref, workspace):

@@ -1,6 +1,7 @@
 """Memory that runs out: the same picture in smaller pieces, or one sentence; the next run is right."""
 
 import re
+import traceback
 
 import comfy.model_management as management
 import pytest
@@ -11,6 +12,9 @@ from swifti2v.nodes.pipeline import decode as decoding
 from swifti2v.nodes.pipeline import encode as encoding
 from swifti2v.nodes.pipeline import video_file
 from swifti2v.swifti2v_core.attention import read_only
+from swifti2v.swifti2v_core.reference import hybrid
+from swifti2v.swifti2v_core.stage_one import camera
+from swifti2v.swifti2v_core.vae import strips
 from torch.utils._python_dispatch import TorchDispatchMode
 
 GIB = 2**30
@@ -85,31 +89,30 @@ def fail(patch, owner, name, error, times):
     patch.setattr(owner, name, failing)
 
 
-def sites(pack):
-    """Where memory is taken: what runs, the function that takes it, what the sentence advises."""
-    core = {name.split(".")[-1]: module for name, module in pack.modules.items() if "_core." in name}
+def sites():
+    """Return where memory is taken: what runs, the function that takes it, what the sentence advises."""
     size = r"nearest size that fits is \d+x\d+"
     return {
         "camera move": (
             "camera",
-            core["camera"],
+            camera,
             "camera_motion",
             "nearest number of frames that fits is 5",
         ),
-        "upscaling": ("reference", core["hybrid"], "fit_frames", size),
+        "upscaling": ("reference", hybrid, "fit_frames", size),
         "a whole clip": ("reference, whole", encoding, "assemble", "number of frames"),
-        "encode": ("reference", core["strips"].StripEncoder, "_front", size),
+        "encode": ("reference", strips.StripEncoder, "_front", size),
         "stage one window": ("motion", WanModel, "forward_orig", size),
         "window": ("segments", WanModel, "forward_orig", "nearest segment_frames that fits is 1"),
         "kept keys": (
             "read-only",
-            core["read_only"].ReadOnlyContext,
+            read_only.ReadOnlyContext,
             "attend_window",
             "segment_frames that fits",
         ),
         "noise": ("segments", sampling.SeededNoise, "generate_noise", "nearest segment_frames"),
-        "decode": ("images", core["strips"].StripDecoder, "_strip", size),
-        "decode of a file": ("video", core["strips"].StripDecoder, "_strip", size),
+        "decode": ("images", strips.StripDecoder, "_strip", size),
+        "decode of a file": ("video", strips.StripDecoder, "_strip", size),
         "IMAGE": ("images", decoding, "assemble", "use SwiftI2V Decode to Video"),
         "video frames": ("video", video_file.VideoFile, "write", "close other programs"),
     }
@@ -124,24 +127,29 @@ NAMES = [
 ]  # fmt: skip
 
 
-def test_every_site_is_tried(pack):
-    assert list(sites(pack)) == NAMES
+def test_every_site_is_tried():
+    assert list(sites()) == NAMES
 
 
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("site", sorted(SMALLER_PIECES))
-def test_smaller_pieces_give_the_same_picture(pack, make, expected, monkeypatch, site, error):
-    what, owner, name, _ = sites(pack)[site]
+def test_smaller_pieces_give_the_same_picture(make, expected, monkeypatch, site, error):
+    what, owner, name, _ = sites()[site]
     fail(monkeypatch, owner, name, error, times=2)
     assert (tensor_of(make[what]()) - expected[what]).abs().max() <= 1e-6 * expected[what].abs().max()
+
+
+def frames_of(error):
+    """Return the frames of an error's traceback; none without an error."""
+    return set() if error is None else {frame for frame, _ in traceback.walk_tb(error.__traceback__)}
 
 
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("site", NAMES)
 def test_one_sentence_and_the_next_run_is_right(
-    pack, make, expected, workspace, live_tensors, monkeypatch, site, error
+    make, expected, workspace, live_tensors, monkeypatch, site, error
 ):
-    what, owner, name, advice = sites(pack)[site]
+    what, owner, name, advice = sites()[site]
     files = set((workspace / "output").rglob("*"))
     before = live_tensors()
     with monkeypatch.context() as patch, pytest.raises(RuntimeError) as caught:
@@ -151,8 +159,11 @@ def test_one_sentence_and_the_next_run_is_right(
     assert SENTENCE.fullmatch(message) and re.search(advice, message), message
     assert isinstance(caught.value, management.OOM_EXCEPTION) == (error is of_the_device)
     assert ("the computer's memory" in message) or error is of_the_device
-    assert caught.value.__context__ is None  # it would keep the tensors of the failed run alive
-    del caught
+    first = caught.value.__context__
+    assert first is None or caught.value.__suppress_context__
+    ended = frames_of(first) - frames_of(caught.value)
+    assert not any(frame.f_locals for frame in ended)  # they would keep the failed run's tensors alive
+    del caught, first, ended
     assert live_tensors() == before
     assert set((workspace / "output").rglob("*")) == files  # no unfinished file
     assert torch.equal(tensor_of(make[what]()), expected[what])
