@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from comfy.ldm.common_dit import pad_to_patch_size
 from comfy.model_patcher import create_model_options_clone
 from comfy.patcher_extension import WrappersMP
 from comfy.samplers import CFGGuider
@@ -137,7 +138,8 @@ def window_forward(
     executor
         ComfyUI's wrapper executor; ``executor.class_obj`` is the network.
     x
-        Window with its concatenated conditions, ``[B, C_in, W, h, w]``.
+        Window with its concatenated conditions, ``[B, C_in, W, h, w]``; a part of its area where a
+        condition applies to that part.
     timestep
         ``[B]``, or ``[B, W]`` with one timestep per latent frame.
     context
@@ -153,15 +155,16 @@ def window_forward(
     options = {} if transformer_options is None else transformer_options
     view: WindowView = options[WINDOW_OPTION]
     network = executor.class_obj
+    height, width = x.shape[-2:]
     predictions: dict[Reference, torch.Tensor] = {}
     # Keep inline: torch.compile must enter at forward_orig.
     for reference, inputs in inputs_to_run(x, view.clean, view.reference_strength).items():
-        read_only = _read_only(view, options, reference)
+        read_only = _read_only(view, options, reference, _frame_tokens(x, network.patch_size))
         skipped = view.clean if read_only is not None and read_only.noisy_alone else 0
         noisy_timestep = timestep[:, skipped:] if timestep.ndim > 1 else timestep
         options[READ_ONLY_OPTION] = read_only
         result = network.forward_orig(
-            inputs[:, :, skipped:],
+            pad_to_patch_size(inputs[:, :, skipped:], network.patch_size),
             noisy_timestep,
             context,
             clip_fea=clip_fea,
@@ -170,6 +173,7 @@ def window_forward(
             **kwargs,
         )
         check_used(read_only)
+        result = result[..., :height, :width]
         # Clean frames are replaced by the sampler's mask; any value will do.
         missing = (0, 0, 0, 0, skipped, 0)
         predictions[reference] = torch.nn.functional.pad(result, missing) if skipped else result
@@ -197,20 +201,31 @@ def _frequencies(
     return torch.cat(parts, dim=1)
 
 
-def _read_only(view: WindowView, options: dict[str, Any], reference: Reference) -> ReadOnlyForward | None:
+def _frame_tokens(x: torch.Tensor, patch_size: tuple[int, int, int]) -> int:
+    """Return the tokens of a latent frame of ``x``, which may be a part of the window's area."""
+    _, patch_height, patch_width = patch_size
+    height, width = x.shape[-2:]
+    return -(-height // patch_height) * -(-width // patch_width)  # ComfyUI pads the rest
+
+
+def _read_only(
+    view: WindowView, options: dict[str, Any], reference: Reference, frame_tokens: int
+) -> ReadOnlyForward | None:
     if view.read_only is None:
         return None
+    context = view.read_only.of_size(view.clean * frame_tokens)
     conditioning = (*_conditioning(options), reference)
-    return ReadOnlyForward(view.read_only, conditioning, view.read_only.holds(conditioning))
+    return ReadOnlyForward(context, conditioning, context.holds(conditioning))
 
 
 def _conditioning(options: dict[str, Any]) -> tuple[Any, ...]:
     """Return what distinguishes forwards: ComfyUI's ids of the conditions, and the replaced blocks.
 
+    A negative condition that ComfyUI copies for the area of a positive one carries the id of that one.
     Skip-layer guidance runs the same conditions through fewer blocks.
     """
     replaced = frozenset(options.get("patches_replace", {}).get("dit", {}))
-    return (*options.get("uuids", ()), replaced)
+    return (*options.get("uuids", ()), tuple(options.get("cond_or_uncond", ())), replaced)
 
 
 def kept_bytes(model: Any, view: WindowView, conditions: int) -> int:
