@@ -13,9 +13,21 @@ from ..swifti2v_core.sigmas import check_denoise
 from ..swifti2v_core.stage_two.reference_strength import MAX_STRENGTH
 from ..swifti2v_core.stage_two.segment_loop import keep_finished
 from . import shared_inputs
-from .checks.conditioning import check_guider_conditions, check_prompt_ranges, read_prompts
-from .checks.latents import check_same_shape, read_keyframes, read_reference, read_stage_two_latent
-from .checks.models import check_whole_windows, read_stage_two_kind
+from .checks.conditioning import (
+    check_guider_conditions,
+    check_prompt_ranges,
+    check_regions,
+    read_prompts,
+)
+from .checks.latents import (
+    check_no_noise_mask,
+    check_same_shape,
+    read_keyframes,
+    read_noise_mask,
+    read_reference,
+    read_stage_two_latent,
+)
+from .checks.models import check_no_context_windows, check_whole_windows, read_stage_two_kind
 from .checks.sampling import check_custom_sampling, read_segment_range, read_sigmas
 from .checks.widgets import checked_widgets
 from .comfyui.sampling import SeededNoise, cfg_guider, make_sampler, sampler_names, schedule
@@ -328,21 +340,26 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         check_custom_sampling(noise, guider, sampler)
         sigmas = read_sigmas(sigmas)
         kind = read_stage_two_kind(guider.model_patcher)
+        check_no_context_windows(guider)
         check_guider_conditions(guider)
         reference = read_reference(z_ref)
+        mask = read_noise_mask(z_ref, reference)
         strength = _strength_for(kind, reference_strength)
         settings = WindowSettings(
             kind, segment_frames, neighbors, context, time_positions, strength, drift_control
         )
         stills, times = read_keyframes(keyframes, reference)
+        check_no_noise_mask(keyframes, "keyframes")
         segments = settings.plan(reference.shape[2], times)
         check_whole_windows(guider.model_patcher, segments)
         check_prompt_ranges(guider, segments)
+        check_regions(guider, segments, *reference.shape[-2:])
         start, end = read_segment_range(start_segment, end_segment, len(segments), latent is not None)
         latents = reference.to(torch.float32, copy=True)
         if latent is not None:
             finished = read_stage_two_latent(latent, "latent")
             check_same_shape(finished, reference)
+            check_no_noise_mask(latent, "latent")
             keep_finished(latents, finished, segments[start])
         samples = redraw(
             z_ref,
@@ -350,6 +367,7 @@ class SegmentSamplerAdvanced(io.ComfyNode):
             segments,
             Sampling(guider, noise, sampler, sigmas),
             settings,
+            mask=mask,
             keyframes=stills,
             start=start,
             end=end,

@@ -30,8 +30,8 @@ def seed(what: str) -> io.Int.Input:
         min=0,
         max=0xFFFFFFFFFFFFFFFF,
         control_after_generate=True,
-        tooltip=f"Chooses {what}. The same seed gives the same video, bit for bit, whatever the "
-        "preview or progress settings. Further clips of a batch take the next seeds.",
+        tooltip=f"Chooses {what}. The same seed gives the same latent and frames, up to rounding, "
+        "whatever the preview or progress settings. Further clips of a batch take the next seeds.",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from fractions import Fraction
+from datetime import datetime
 from itertools import chain
 
 from comfy_api.latest import InputImpl, io, ui
@@ -12,12 +12,13 @@ from ..swifti2v_core.geometry import pixel_frame_count
 from .checks.file_names import check_filename_prefix
 from .checks.latents import read_decodable_images, read_one_clip
 from .checks.widgets import checked_widgets
-from .comfyui.output_files import new_output_file, workflow_metadata
+from .comfyui.output_files import reserved_output_file, workflow_metadata
 from .comfyui.progress import frame_progress
 from .comfyui.vae import device_of, pixel_size_of
 from .pipeline.decode import decode_bytes, decode_images
 from .pipeline.memory_advice import MemoryNeed, explain_out_of_memory, image_need, warn_if_large
-from .pipeline.video_file import CODECS, VideoFile
+from .pipeline.output_name import fill_placeholders
+from .pipeline.video_file import CODECS, VideoFile, frame_rate
 from .shared_inputs import CATEGORY
 
 
@@ -79,7 +80,8 @@ class DecodeToVideo(io.ComfyNode):
                     "filename_prefix",
                     default="video/SwiftI2V",
                     tooltip="Folder and start of the file name inside ComfyUI's output folder; a number "
-                    "is added. Placeholders such as %year% work.",
+                    "is added. ComfyUI's placeholders work: %date:yyyy-MM-dd%, %KSampler.seed%, "
+                    "%width%, %year%.",
                 ),
                 io.Float.Input(
                     "fps",
@@ -88,7 +90,7 @@ class DecodeToVideo(io.ComfyNode):
                     max=240.0,
                     step=0.01,
                     tooltip="Frames per second. Default 16, the rate of Wan2.2-I2V-A14B; TI2V-5B was "
-                    "trained at 24.",
+                    "trained at 24. 23.98, 29.97 and 59.94 are written as the exact NTSC rates.",
                 ),
                 io.Combo.Input(
                     "codec",
@@ -103,7 +105,8 @@ class DecodeToVideo(io.ComfyNode):
                     min=0,
                     max=63,
                     tooltip="Quality of the file: lower is better and larger. Default 17, visually "
-                    "lossless in h264; 25 to 32 suits vp9 and av1. At most 51 for h264.",
+                    "lossless in h264; 25 to 32 suits vp9 and av1. At most 51 for h264, which writes 0 "
+                    "as 1, so that every player shows the file.",
                 ),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -136,17 +139,20 @@ class DecodeToVideo(io.ComfyNode):
             )
         chosen.check_available()
         chosen.check_size(width, height)
-        check_filename_prefix(filename_prefix)
-        tags = workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
-        rate = Fraction(fps).limit_denominator(1000)
+        prompt, extra = cls.hidden.prompt, cls.hidden.extra_pnginfo
+        prefix = fill_placeholders(filename_prefix, prompt, extra, datetime.now())
+        check_filename_prefix(prefix)
+        tags = workflow_metadata(prompt, extra)
         report = frame_progress(pixel_frame_count(latent.shape[2]))
         need = MemoryNeed(f"The video file of {width}x{height}", None)
-        with explain_out_of_memory(need, device_of(vae)):
+        with (
+            reserved_output_file(prefix, chosen.extension, width, height) as (path, subfolder),
+            explain_out_of_memory(need, device_of(vae)),
+        ):
             pieces = decode_bytes(vae, latent)
-            first = next(pieces)  # before the file: a failed decode leaves none
+            first = next(pieces)
             height, width = first.shape[1:3]
-            path, subfolder = new_output_file(filename_prefix, chosen.extension, width, height)
-            with VideoFile(path, width, height, rate, chosen, crf, tags) as video:
+            with VideoFile(path, width, height, frame_rate(fps), chosen, crf, tags) as video:
                 frames = (frame for piece in chain((first,), pieces) for frame in piece)
                 for done, frame in enumerate(frames, start=1):
                     video.write(frame)

@@ -1,4 +1,4 @@
-"""Prompts and their time ranges."""
+"""Prompts, and the time ranges and parts of the picture they apply to."""
 
 from __future__ import annotations
 
@@ -7,19 +7,29 @@ from typing import Any
 
 import torch
 
-from ...swifti2v_core.geometry import pixel_frame_count
+from ...swifti2v_core.geometry import LATENT_FACTOR, pixel_frame_count
 from ...swifti2v_core.stage_two.prompt_ranges import (
     WHOLE_CLIP,
     check_frame_range,
     check_ranges_in_clip,
     unused_ranges,
 )
-from ..comfyui.conditioning import PROMPT_FRAMES, empty_conditioning, frame_ranges
+from ..comfyui.conditioning import (
+    PROMPT_FRAMES,
+    area_in_cells,
+    cuts_time,
+    empty_conditioning,
+    frame_ranges,
+    is_area,
+)
 from ..comfyui.models import text_width
 from .describe import are_whole_numbers, kind_of, shown
 from .numbers import check_finite
 
 logger = logging.getLogger("SwiftI2V")
+
+MASK_VALUES = (1e4, "those of a mask are 0 to 1; check the node that makes it")
+"""Magnitude and rule for `check_finite`."""
 
 TEXT_VALUES = (1e4, "those of a prompt are about -100 to 100; check the node that makes it")
 """Magnitude and rule for `check_finite`."""
@@ -108,6 +118,69 @@ def check_guider_conditions(guider: Any) -> None:
             if text is not None:
                 check_text(text, name)
                 check_text_width(guider.model_patcher, text, name)
+
+
+def check_regions(guider: Any, segments: list[Any], height: int, width: int) -> None:
+    """Raise ValueError if a prompt is for a part of the picture that windows cannot show.
+
+    Parameters
+    ----------
+    guider
+        The GUIDER.
+    segments
+        The plan.
+    height, width
+        Size of the latent.
+    """
+    frames = max(len(segment.window) for segment in segments)
+    for name, conditions in guider.original_conds.items():
+        for condition in conditions:
+            if condition.get("area") is not None:
+                check_area(condition["area"], name, frames, height, width)
+            if condition.get("mask") is not None:
+                check_prompt_mask(condition["mask"], name)
+            if condition.get("gligen") is not None:
+                raise ValueError(
+                    f"{name} carries GLIGEN boxes, which Wan models do not read; remove the node that adds "
+                    "them, or use Conditioning (Set Area with Percentage)."
+                )
+
+
+def check_area(area: Any, what: str, frames: int, height: int, width: int) -> None:
+    """Raise ValueError unless an area lies in the picture and holds all of a window's ``frames``."""
+    if not is_area(area):
+        raise ValueError(
+            f"{what} is for the area {shown(area)}, but an area has 4 or 6 numbers; "
+            "connect Conditioning (Set Area with Percentage)."
+        )
+    if cuts_time(area, frames):
+        raise ValueError(
+            f"{what} has an area for a part of the time, but every segment is sampled by itself; set "
+            "temporal to 1 and z to 0 in the node that sets the area, and connect SwiftI2V Prompt for a "
+            "Time Range."
+        )
+    _, _, top, left = area_in_cells(area, height, width)
+    if not (0 <= top < height and 0 <= left < width):
+        raise ValueError(
+            f"{what} has an area that begins {top * LATENT_FACTOR} pixels from the top and "
+            f"{left * LATENT_FACTOR} from the left, but must begin inside the clip's "
+            f"{width * LATENT_FACTOR}x{height * LATENT_FACTOR} pixels; the nearest valid begin is "
+            f"{min(max(top, 0), height - 1) * LATENT_FACTOR} and "
+            f"{min(max(left, 0), width - 1) * LATENT_FACTOR}."
+        )
+
+
+def check_prompt_mask(mask: Any, what: str) -> None:
+    """Raise ValueError unless the mask of a prompt is one picture."""
+    if not isinstance(mask, torch.Tensor) or mask.ndim < 2 or 0 in mask.shape:
+        raise ValueError(f"{what} has a mask that is a {kind_of(mask)}, but must be a MASK.")
+    check_finite(mask, f"The mask of {what}", *MASK_VALUES)
+    count = mask.shape[:-2].numel()
+    if count != 1:
+        raise ValueError(
+            f"{what} has a mask of {count} pictures, but every segment is sampled by itself and takes one; "
+            "connect one mask, and SwiftI2V Prompt for a Time Range for a part of the time."
+        )
 
 
 def check_no_ranges(conditioning: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ...swifti2v_core.geometry import check_size, pixel_frame_count, pixel_size
+from ..comfyui.sampling import mask_of_shape
 from ..comfyui.vae import pixel_size_of, vae_channels
 from .describe import are_whole_numbers, kind_of, shown
 from .images import check_clip_fits_memory
@@ -18,6 +19,12 @@ KEYFRAME_TIMES = "swifti2v_keyframe_times"
 
 BATCH_INDEX = "batch_index"
 """Entry of a LATENT that was picked from a batch: the numbers that its clips had there."""
+
+NOISE_MASK = "noise_mask"
+"""Entry of a LATENT, as Set Latent Noise Mask adds it: 0 where samplers keep the latent, 1 elsewhere."""
+
+MASK_TOLERANCE = 1e-3
+"""How far beyond 0 and 1 rounding may take the values of a mask."""
 
 LARGEST_BATCH_INDEX = 9999
 """ComfyUI draws the noise of all clips before the one that was picked."""
@@ -76,6 +83,37 @@ def read_reference(value: Any) -> torch.Tensor:
         )
     _check_batch_index(value.get(BATCH_INDEX), len(samples))
     return samples
+
+
+def read_noise_mask(value: dict[str, Any], samples: torch.Tensor) -> torch.Tensor | None:
+    """Return the noise mask of ``z_ref`` in the size of its samples, None if it has none.
+
+    Returns
+    -------
+    Tensor or None
+        ``[B, 1 or 48, T, h, w]``.
+    """
+    mask = value.get(NOISE_MASK)
+    if mask is None:
+        return None
+    if not isinstance(mask, torch.Tensor) or not 2 <= mask.ndim <= 5 or 0 in mask.shape:
+        raise ValueError(
+            f"The noise mask of z_ref is a {kind_of(mask)}, but must be a MASK; use Set Latent Noise Mask."
+        )
+    rule = "must be 0 where z_ref stays and up to 1 elsewhere; check the node that makes the mask"
+    check_finite(mask, "The noise mask of z_ref", 1 + MASK_TOLERANCE, rule)
+    if mask.min() < -MASK_TOLERANCE:
+        raise ValueError(f"The noise mask of z_ref holds values from {float(mask.min()):g}, but {rule}.")
+    return mask_of_shape(mask.float().clamp(0, 1), tuple(samples.shape))
+
+
+def check_no_noise_mask(value: Any, what: str) -> None:
+    """Raise ValueError if a LATENT carries a noise mask that would have no influence."""
+    if value is not None and value.get(NOISE_MASK) is not None:
+        raise ValueError(
+            f"{what} carries a noise mask, but what is sampled is z_ref; connect Set Latent Noise Mask "
+            f"between Anchor Encode and the input z_ref, and {what} without it."
+        )
 
 
 def _check_batch_index(numbers: Any, clips: int) -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from ..comfyui.models import input_channels, is_wan, latent_channels
+from ..comfyui.models import (
+    foreign_schedule,
+    input_channels,
+    is_wan,
+    latent_channels,
+    model_shift,
+)
 from ..comfyui.temporal_model import window_frames_of
 from ..comfyui.vae import vae_channels
 from .describe import kind_of
@@ -47,11 +54,37 @@ def check_model(value: Any, what: str) -> None:
         )
 
 
+NODES_OF_SCHEDULES = {
+    "ModelSamplingDiscreteFlow": "ModelSamplingAuraFlow",
+    "ModelSamplingCosmosRFlow": "ModelSamplingContinuousEDM",
+    "StableCascadeSampling": "ModelSamplingStableCascade",
+}
+"""ComfyUI's nodes that set a schedule of another class than their own name."""
+
+
+def check_schedule(model: Any, what: str) -> None:
+    """Raise ValueError unless a MODEL is sampled as Wan models are trained."""
+    foreign = foreign_schedule(model)
+    if foreign is not None:
+        node = NODES_OF_SCHEDULES.get(foreign, foreign)
+        raise ValueError(
+            f"{what} has the schedule that the node {node} sets, but Wan models need flow "
+            "matching with a shift; use ModelSamplingSD3 with shift 5 in its place."
+        )
+    shift = model_shift(model)
+    if not 0 < shift < math.inf:
+        raise ValueError(
+            f"{what} has shift {shift:g}, but it must be above 0; the usual value is 5, which "
+            "ModelSamplingSD3 sets."
+        )
+
+
 def read_stage_one_latents(value: Any, what: str) -> int:
     """Return the latent channels (16 or 48) of a Stage I model that can take a photo."""
     check_model(value, what)
     channels, latents = input_channels(value), latent_channels(value)
     check_stage_one_channels(channels, what)
+    check_schedule(value, what)
     if STAGE_ONE_LATENTS[channels] != latents:
         raise ValueError(
             f"{what} has {channels} input channels for {latents}-channel latents: it is a control model "
@@ -102,7 +135,20 @@ def read_stage_two_kind(value: Any) -> str:
             f"The model makes {latent_channels(value)}-channel latents, but Stage II needs 48; "
             "load SwiftI2V Stage II weights or Wan2.2-TI2V-5B."
         )
+    check_schedule(value, "The Stage II model")
     return kind
+
+
+def check_no_context_windows(guider: Any) -> None:
+    """Raise ValueError if another node cuts samplings into windows of its own along time."""
+    for options in (guider.model_patcher.model_options, getattr(guider, "model_options", None) or {}):
+        handler = options.get("context_handler")
+        if handler is not None:
+            raise ValueError(
+                f"The model has context windows ({type(handler).__name__}, as the node Wan Context Windows "
+                "adds them), but a segment's window must see itself whole; connect the model without that "
+                "node."
+            )
 
 
 def check_whole_windows(model: Any, segments: list[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -53,6 +54,33 @@ def is_wan(model: Any) -> bool:
 def model_shift(model: Any) -> float:
     """Return the resolution shift of a flow model."""
     return float(model.get_model_object("model_sampling").shift)
+
+
+def has_chosen_shift(model: Any) -> bool:
+    """Return whether the shift of a MODEL was chosen in a loader of this pack, see `with_shift`."""
+    return isinstance(model.get_model_object("model_sampling"), FlowSampling)
+
+
+def foreign_schedule(model: Any) -> str | None:
+    """Return the class of a MODEL's schedule if it is none that Wan models know, None if it is.
+
+    They know flow matching with timesteps of 0 to 1000 and a shift as `swifti2v_core.sigmas` applies it.
+    """
+    sampling = model.get_model_object("model_sampling")
+    half, middle = torch.tensor([0.5]), torch.tensor([500.0])
+    try:
+        shift = float(sampling.shift)
+        shifted = shift * 0.5 / (1 + (shift - 1) * 0.5)
+        if (
+            isinstance(sampling, CONST)
+            and math.isclose(float(sampling.sigma(middle)), shifted, abs_tol=1e-4)
+            and math.isclose(float(sampling.timestep(half)), float(middle), abs_tol=1e-2)
+        ):
+            return None
+    except (AttributeError, TypeError, ValueError):
+        pass
+    own, comfyuis = type(sampling), ModelSamplingDiscreteFlow.__module__
+    return next((base.__name__ for base in own.__mro__ if base.__module__ == comfyuis), own.__name__)
 
 
 def with_shift(model: Any, shift: float) -> Any:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +23,50 @@ def saved_segments_folder() -> Path:
     return output_folder() / "swifti2v_checkpoints"
 
 
-def new_output_file(prefix: str, extension: str, width: int, height: int) -> tuple[Path, str]:
-    """Return (full path, subfolder) of a new file in ComfyUI's output folder.
+def part_of(path: Path) -> Path:
+    """Return the name that a file has until it is complete."""
+    return Path(f"{path}.part")
 
-    ComfyUI refuses prefixes that leave the output folder.
+
+@contextmanager
+def reserved_output_file(
+    prefix: str, extension: str, width: int, height: int
+) -> Iterator[tuple[Path, str]]:
+    """Reserve the name of a new file in ComfyUI's output folder while it is made.
+
+    The reservation is the file of `part_of`. ComfyUI counts it, and so does every other process that asks
+    here, on the same folder of another server too; what is left of it at the end is deleted.
+
+    Yields
+    ------
+    tuple
+        Full path, of which no file exists yet, and subfolder.
+
+    Raises
+    ------
+    Exception
+        ComfyUI's, if the prefix leaves the output folder.
     """
     folder, name, counter, subfolder, _ = get_save_image_path(prefix, str(output_folder()), width, height)
-    return Path(folder) / f"{name}_{counter:05}_.{extension}", subfolder
+    while not _reserve(path := Path(folder) / f"{name}_{counter:05}_.{extension}"):
+        counter += 1
+    try:
+        yield path, subfolder
+    finally:
+        part_of(path).unlink(missing_ok=True)
+
+
+def _reserve(path: Path) -> bool:
+    """Create the file of `part_of` unless it or the file itself exists; return whether it was created."""
+    try:
+        os.close(os.open(part_of(path), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except FileExistsError:
+        return False
+    # Looked for now: until then, a process that had the name before could complete the file.
+    if path.exists():
+        part_of(path).unlink()
+        return False
+    return True
 
 
 def workflow_metadata(prompt: Any, extra: dict[str, Any] | None) -> dict[str, str]:

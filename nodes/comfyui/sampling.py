@@ -14,11 +14,12 @@ from comfy import model_management
 from comfy.model_management import intermediate_device  # noqa: F401
 from comfy.sample import prepare_noise
 from comfy.samplers import SAMPLER_NAMES, CFGGuider, sampler_object
+from comfy.utils import reshape_mask
 
 from ...swifti2v_core.seeds import clip_seed
 from ...swifti2v_core.sigmas import RECIPE_SHIFT, even_timesteps, flow_sigmas, parse_timesteps
 from .forward import with_fastest_attention
-from .models import model_shift
+from .models import has_chosen_shift, model_shift
 
 logger = logging.getLogger("SwiftI2V")
 
@@ -38,7 +39,13 @@ def schedule(model: Any, steps: int, timesteps: str, denoise: float = 1.0) -> to
     chosen = parse_timesteps(timesteps) if timesteps.strip() else even_timesteps(steps)
     shift = model_shift(model)
     if shift != RECIPE_SHIFT:
-        logger.info("The model's shift is %g; Wan2.2 and the few-step recipes use 5.", shift)
+        # Our loaders have a widget for it; other loaders keep ComfyUI's own value without a word.
+        level = logging.INFO if has_chosen_shift(model) else logging.WARNING
+        logger.log(
+            level,
+            "The model's shift is %g; Wan2.2 and the few-step recipes use 5, which ModelSamplingSD3 sets.",
+            shift,
+        )
     return flow_sigmas(chosen, shift, denoise)
 
 
@@ -93,6 +100,19 @@ def sample(
         seed=seed,
     )
     return to_storage(result)
+
+
+def mask_of_shape(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return a noise mask as ComfyUI fits it to latents ``[B, C, T, h, w]``.
+
+    Returns
+    -------
+    Tensor
+        ``[B, 1, T, h, w]``, or ``[B, C, T, h, w]`` for a mask with channels.
+    """
+    batch, channels, *size = shape
+    wanted = channels if mask.ndim == 5 and mask.shape[1] > 1 else 1
+    return reshape_mask(mask, (batch, wanted, *size)).to(model_management.intermediate_device())
 
 
 def to_storage(latent: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from comfy.ldm.common_dit import pad_to_patch_size
 from comfy.model_patcher import create_model_options_clone
 from comfy.patcher_extension import WrappersMP
 from comfy.samplers import CFGGuider
@@ -139,7 +140,8 @@ def window_forward(
     executor
         ComfyUI's wrapper executor; ``executor.class_obj`` is the network.
     x
-        Window with its concatenated conditions, ``[B, C_in, W, h, w]``.
+        Window with its concatenated conditions, ``[B, C_in, W, h, w]``; a part of its area where a
+        condition applies to that part.
     timestep
         ``[B]``, or ``[B, W]`` with one timestep per latent frame.
     context
@@ -156,14 +158,16 @@ def window_forward(
     options = {} if transformer_options is None else transformer_options
     view: WindowView = options[WINDOW_OPTION]
     network = executor.class_obj
+    height, width = x.shape[-2:]
     predictions: dict[Reference, torch.Tensor] = {}
     for reference, inputs in inputs_to_run(x, view.clean, view.reference_strength).items():
         conditioning = (*_conditioning(options), reference)
-        noisy_alone = view.read_only is not None and view.read_only.holds(conditioning)
+        kept = _kept_context(view, network, x)
+        noisy_alone = kept is not None and kept.holds(conditioning)
         skipped = view.clean if noisy_alone else 0
         noisy_timestep = timestep[:, skipped:] if timestep.ndim > 1 else timestep
-        noisy = inputs[:, :, skipped:]
-        rule = _read_only(view, conditioning, noisy_alone, noisy, network)
+        noisy = pad_to_patch_size(inputs[:, :, skipped:], network.patch_size)
+        rule = _read_only(kept, conditioning, noisy_alone, noisy, network)
         frequencies = _frequencies(network, x, view.positions[skipped:], options)
         result = run_forward(
             plan_forward(network, noisy, context, options, rule),
@@ -172,6 +176,7 @@ def window_forward(
             options,
             kwargs,
         )
+        result = result[..., :height, :width]
         # Clean frames are replaced by the sampler's mask; any value will do.
         missing = (0, 0, 0, 0, skipped, 0)
         predictions[reference] = torch.nn.functional.pad(result, missing) if skipped else result
@@ -221,23 +226,33 @@ def _network_forward(
     )
 
 
+def _kept_context(view: WindowView, network: Any, x: torch.Tensor) -> ReadOnlyContext | None:
+    """Return where this forward keeps its clean frames; ``x`` may be a part of the window's area."""
+    return view.read_only and view.read_only.of_size(view.clean * frame_tokens(network, x))
+
+
 @torch.compiler.disable
 def _read_only(
-    view: WindowView, conditioning: tuple[Any, ...], noisy_alone: bool, x: torch.Tensor, network: Any
+    context: ReadOnlyContext | None,
+    conditioning: tuple[Any, ...],
+    noisy_alone: bool,
+    x: torch.Tensor,
+    network: Any,
 ) -> ReadOnlyForward | None:
-    if view.read_only is None:
+    if context is None:
         return None
     tokens = x.shape[2] * frame_tokens(network, x)
-    return ReadOnlyForward(view.read_only, conditioning, noisy_alone, tokens)
+    return ReadOnlyForward(context, conditioning, noisy_alone, tokens)
 
 
 def _conditioning(options: dict[str, Any]) -> tuple[Any, ...]:
     """Return what distinguishes forwards: ComfyUI's ids of the conditions, and the replaced blocks.
 
+    A negative condition that ComfyUI copies for the area of a positive one carries the id of that one.
     Skip-layer guidance runs the same conditions through fewer blocks.
     """
     replaced = frozenset(options.get("patches_replace", {}).get("dit", {}))
-    return (*options.get("uuids", ()), replaced)
+    return (*options.get("uuids", ()), tuple(options.get("cond_or_uncond", ())), replaced)
 
 
 def kept_bytes(model: Any, view: WindowView, conditions: int) -> int:

@@ -15,7 +15,12 @@ from ...swifti2v_core.geometry import pixel_size, tokens_per_latent_frame
 from ...swifti2v_core.reference.keyframes import append_frames, append_zero_noise
 from ...swifti2v_core.seeds import clip_seed
 from ...swifti2v_core.stage_two.drift_control import match_statistics
-from ...swifti2v_core.stage_two.segment_loop import clean_mask, run_segments, take_window
+from ...swifti2v_core.stage_two.segment_loop import (
+    keep_masked,
+    run_segments,
+    take_window,
+    window_mask,
+)
 from ...swifti2v_core.stage_two.segments import (
     Segment,
     clamped_positions,
@@ -118,12 +123,15 @@ class Clip:
         The seed it would have alone.
     latents, noise
         ``[1, 48, T, h, w]`` each.
+    mask
+        Noise mask ``[1, 1 or 48, T, h, w]``, 0 where the reference stays, or None.
     """
 
     place: int
     seed: int
     latents: torch.Tensor
     noise: torch.Tensor
+    mask: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -157,23 +165,26 @@ class WindowDenoiser:
         # A clean frame's reference channels hold its own latent: exactly what the window holds.
         concat = window.clone() if self.settings.kind == "concat" else None
         view = self.settings.view(segment, *pixel_size(window))
-        aim_guider(self.guider, guider_for_segment(self.sampling.guider, segment), view, concat)
+        prompts = guider_for_segment(self.sampling.guider, segment, height, width)
+        aim_guider(self.guider, prompts, view, concat)
         count = self.clip.latents.shape[2]
         part = segment.noisy[0] / count, (segment.noisy[-1] + 1) / count
+        mask = window_mask(segment, height, width, self.clip.mask)
         result = sample(
             self.guider,
             take_window(self.clip.noise, segment),
             window,
             self.sampling.sampler,
             self.sampling.sigmas,
-            mask=clean_mask(len(segment.window), segment.clean, height, width),
+            mask=mask,
             callback=self.progress.callback(self.steps_before(segment), segment.clean, part),
             # Samplers that add noise of their own must not repeat it in every segment.
             seed=clip_seed(self.clip.seed, segment.index),
         )
         _check_finite(result, segment)
         # The window's noisy frames came from z_ref: the same frames of the clip, before Stage II.
-        return match_statistics(result, window, self.settings.drift_control)
+        matched = match_statistics(result, window, self.settings.drift_control)
+        return matched if self.clip.mask is None else keep_masked(result, matched, window, mask)
 
     def steps_before(self, segment: Segment) -> int:
         """Return the steps of the run that end before a segment begins."""
@@ -187,6 +198,7 @@ def redraw(
     sampling: Sampling,
     settings: WindowSettings,
     *,
+    mask: torch.Tensor | None = None,
     keyframes: torch.Tensor | None = None,
     start: int = 0,
     end: int | None = None,
@@ -206,6 +218,8 @@ def redraw(
         The plan of T latent frames and of the keyframes.
     sampling, settings
         See there.
+    mask
+        Noise mask of the clips ``[B, 1 or 48, T, h, w]``, 0 where the reference stays, or None.
     keyframes
         Clean latent frames ``[1, 48, K, h, w]`` that the plan numbers after the clip, or None.
     start, end
@@ -228,7 +242,7 @@ def redraw(
     begin, made = time.monotonic(), segments[:end]
     need = _window_need(latents, segments, sampling.guider, settings)
     with explain_out_of_memory(need, sampling.guider.model_patcher.load_device):
-        clips = list(_read_clips(z_ref, latents, sampling.noise))
+        clips = list(_read_clips(z_ref, latents, sampling.noise, mask))
         determining = _determining(clips, segments, start, sampling, settings, keyframes)
         resume = open_resume(resume_name, delete_when_done, sampling.guider, determining)
         firsts = resume.restore([clip.latents for clip in clips], made, start)
@@ -271,7 +285,9 @@ def _redraw_clip(
         clip.latents.copy_(working[:, :, : clip.latents.shape[2]])
 
 
-def _read_clips(z_ref: dict[str, Any], latents: torch.Tensor, noise: Any) -> Iterator[Clip]:
+def _read_clips(
+    z_ref: dict[str, Any], latents: torch.Tensor, noise: Any, mask: torch.Tensor | None
+) -> Iterator[Clip]:
     # Noise has the dtype of its latent; half precision would round it.
     drawn = noise.generate_noise({**z_ref, "samples": latents})
     check_noise(drawn, latents)
@@ -279,7 +295,8 @@ def _read_clips(z_ref: dict[str, Any], latents: torch.Tensor, noise: Any) -> Ite
     numbers = z_ref.get("batch_index") or range(len(latents))
     for place, number in enumerate(numbers):
         part = slice(place, place + 1)
-        yield Clip(place, clip_seed(noise.seed, number), latents[part], drawn[part])
+        kept = None if mask is None else mask[part]
+        yield Clip(place, clip_seed(noise.seed, number), latents[part], drawn[part], kept)
 
 
 def _determining(
@@ -292,6 +309,7 @@ def _determining(
 ) -> dict[str, Any]:
     """Return all that determines a run's bits beside the GUIDER, by the user's word for it."""
     given = segments[start].noisy[0]
+    masks = [clip.mask for clip in clips if clip.mask is not None]
     return {
         "reference": [(clip.latents[:, :, :1], clip.latents[:, :, given:]) for clip in clips],
         "frames before start_segment": [clip.latents[:, :, 1:given] for clip in clips],
@@ -301,6 +319,7 @@ def _determining(
         "sigmas": sampling.sigmas,
         "segments": [replace(settings, drift_control=0.0), segments],
         "drift control": settings.drift_control,
+        **({"noise mask": masks} if masks else {}),
     }
 
 

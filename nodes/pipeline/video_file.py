@@ -13,6 +13,8 @@ import torch
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
+from ..comfyui.output_files import part_of
+
 BT709 = 1
 """Number of BT.709 in the standards' tables of primaries and transfer functions (ITU-T H.273)."""
 
@@ -25,6 +27,7 @@ class Codec:
     extension: str  # also the container's name in FFmpeg
     highest_crf: int
     sides: tuple[int, int]  # shortest and longest, in pixels
+    lowest_crf: int = 0  # lower ones are written as this
     options: dict[str, str] = field(default_factory=dict)
     container_options: dict[str, str] = field(default_factory=dict)
 
@@ -49,14 +52,34 @@ class Codec:
 
 CODECS = {
     # use_metadata_tags keeps the workflow; faststart lets browsers play while loading.
+    # crf 0 would be lossless, in a profile that many players cannot show.
     "h264": Codec(
-        "libx264", "mp4", 51, (2, 16384), container_options={"movflags": "use_metadata_tags+faststart"}
+        "libx264",
+        "mp4",
+        51,
+        (2, 16384),
+        lowest_crf=1,
+        options={"profile": "high"},
+        container_options={"movflags": "use_metadata_tags+faststart"},
     ),
     # Bit rate 0 makes crf the only target; row-mt and cpu-used bring 2K encoding to a usable speed.
-    "vp9": Codec("libvpx-vp9", "webm", 63, (2, 16384), {"b": "0", "row-mt": "1", "cpu-used": "4"}),
+    "vp9": Codec("libvpx-vp9", "webm", 63, (2, 16384), options={"b": "0", "row-mt": "1", "cpu-used": "4"}),
     # SVT-AV1 never comes back from some sizes with a side below 64, its documented minimum.
-    "av1": Codec("libsvtav1", "webm", 63, (64, 8704), {"preset": "7"}),
+    "av1": Codec("libsvtav1", "webm", 63, (64, 8704), options={"preset": "7"}),
 }
+
+
+NTSC_RATES = (24, 30, 48, 60, 120)
+"""Whole rates of which 1000/1001 is a rate, too, usually given by two or three decimals."""
+
+
+def frame_rate(fps: float) -> Fraction:
+    """Return a frame rate as a fraction: 23.976 and 23.98 are 24000/1001, 29.97 is 30000/1001."""
+    for whole in NTSC_RATES:
+        exact = Fraction(whole * 1000, 1001)
+        if abs(fps - exact) < 0.005:
+            return exact
+    return Fraction(fps).limit_denominator(1000)
 
 
 class VideoFile:
@@ -90,7 +113,7 @@ class VideoFile:
     ) -> None:
         self._path = path
         # Only a complete file gets the name; a killed process leaves a .part.
-        self._part = Path(f"{path}.part")
+        self._part = part_of(path)
         self._container = av.open(
             str(self._part),
             mode="w",
@@ -100,7 +123,7 @@ class VideoFile:
         try:
             self._container.metadata.update(tags)
             stream = self._container.add_stream(
-                codec.encoder, rate=rate, options={"crf": str(crf), **codec.options}
+                codec.encoder, rate=rate, options={"crf": str(max(crf, codec.lowest_crf)), **codec.options}
             )
             self._stream = cast(VideoStream, stream)  # all our encoders are video
             self._stream.width, self._stream.height = width, height

@@ -29,6 +29,15 @@ class ReadOnlyContext:
     def __init__(self, clean_tokens: int) -> None:
         self.clean_tokens = clean_tokens
         self._stored: dict[Hashable, dict[Hashable, tuple[Tensor, Tensor]]] = {}
+        self._of_other_sizes: dict[int, ReadOnlyContext] = {}
+
+    def of_size(self, clean_tokens: int) -> ReadOnlyContext:
+        """Return the context of forwards that see a part of the window's area, with fewer clean tokens."""
+        if clean_tokens == self.clean_tokens:
+            return self
+        if clean_tokens not in self._of_other_sizes:
+            self._of_other_sizes[clean_tokens] = ReadOnlyContext(clean_tokens)
+        return self._of_other_sizes[clean_tokens]
 
     def holds(self, conditioning: Hashable) -> bool:
         """Return whether keys and values of a full forward pass are cached for a conditioning."""

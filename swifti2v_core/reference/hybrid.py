@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..geometry import FRAMES_PER_LATENT
-from ..images import FRAMINGS, Fit, Kernel, fit_frames, resize
+from ..images import FRAMINGS, Fit, Kernel, fit_frames
 from ..progress import Report, silent
+from .color_match import FIRST_FRAMES, SAMPLES, color_transfer, match_color
 
 KEYFRAME_CLIP_FRAMES = 1 + FRAMES_PER_LATENT
 """Frames that `keyframe_chunks` yields in total."""
@@ -54,35 +55,6 @@ def resample_indices(count: int, target: int) -> list[int]:
     return [(2 * i * (count - 1) + target - 1) // (2 * (target - 1)) for i in range(target)]
 
 
-def match_color(frames: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
-    """Return ``frames * gain + offset`` per channel, clamped to 0..1."""
-    return (frames * gain + offset).clamp_(0, 1)
-
-
-def color_transfer(motion_frame: Tensor, photo: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the per-channel gain and offset that give a frame the photo's mean and standard deviation.
-
-    Parameters
-    ----------
-    motion_frame
-        ``[1, h, w, 3]``, frame 0 of the motion clip.
-    photo
-        ``[1, H, W, 3]``, the photo with the same framing.
-
-    Returns
-    -------
-    tuple of Tensor
-        Gain and offset, ``[3]`` each. They are measured on frame 0 only and applied to every frame, so
-        that a change of light in the clip survives.
-    """
-    small = resize(photo, motion_frame.shape[2], motion_frame.shape[1]).flatten(0, 2)
-    pixels = motion_frame.flatten(0, 2)
-    # A flat channel has no deviation to scale; it is only shifted.
-    spread, wanted = pixels.std(dim=0), small.std(dim=0)
-    gain = (wanted / spread.clamp_min(1e-4)).where(spread > 1e-4, spread.new_ones(()))
-    return gain, small.mean(dim=0) - pixels.mean(dim=0) * gain
-
-
 def reference_chunks(
     photo: Tensor,
     motion: Tensor,
@@ -102,7 +74,7 @@ def reference_chunks(
     settings
         Size, length and framing of the result.
     color_match
-        Give the motion the photo's color statistics, see `color_transfer`.
+        Give the motion the photo's color statistics, see `color_match.color_transfer`.
     report
         Called after each piece, with the frames yielded so far.
     keyframes
@@ -121,8 +93,10 @@ def reference_chunks(
     indices = resample_indices(motion.shape[0], settings.frames)[1:]
     transfer = None
     if color_match:
-        first = fit_frames(motion[:1].to(photo.device), width, height, settings.fit, settings.kernel)
-        transfer = color_transfer(first, fitted_photo)
+        first = motion[:FIRST_FRAMES].to(photo.device)
+        first = fit_frames(first, width, height, settings.fit, settings.kernel)
+        sample = motion[resample_indices(len(motion), min(len(motion), SAMPLES))]
+        transfer = color_transfer(first, fitted_photo, sample[..., :3].to(photo.device))
     for start in range(0, len(indices), FRAMES_PER_LATENT):
         chunk = motion[indices[start : start + FRAMES_PER_LATENT]].to(photo.device)
         chunk = fit_frames(chunk, width, height, settings.fit, settings.kernel)

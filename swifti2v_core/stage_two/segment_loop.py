@@ -93,3 +93,43 @@ def clean_mask(frames: int, clean: int, height: int, width: int) -> Tensor:
     mask = torch.ones(1, 1, frames, height, width)
     mask[:, :, :clean] = 0
     return mask
+
+
+def window_mask(segment: Segment, height: int, width: int, mask: Tensor | None = None) -> Tensor:
+    """Return the noise mask of a segment's window, ``[1, 1 or C, W, height, width]``.
+
+    Parameters
+    ----------
+    segment
+        The segment.
+    height, width
+        Size of the latent.
+    mask
+        Noise mask of the clip ``[1, 1 or C, T, height, width]``, 0 where the reference stays; None makes
+        all of the noisy frames.
+    """
+    clean = clean_mask(len(segment.window), segment.clean, height, width)
+    if mask is None:
+        return clean
+    whole = clean.repeat(1, mask.shape[1], 1, 1, 1)
+    whole[:, :, segment.clean :] = noisy_frames(mask, segment)
+    return whole
+
+
+def keep_masked(result: Tensor, corrected: Tensor, window: Tensor, mask: Tensor) -> Tensor:
+    """Return a finished window that keeps the reference where its noise mask is 0.
+
+    Parameters
+    ----------
+    result
+        What the sampling returned, ``[1, C, W, h, w]``.
+    corrected
+        The same after drift control, which counts as far as the mask lets the frames change.
+    window
+        What the sampling was given.
+    mask
+        Noise mask of the window, ``[1, 1 or C, W, h, w]``.
+    """
+    mask = mask.to(result)
+    changed = result + mask * (corrected - result)
+    return changed.where(mask > 0, window.to(result))

@@ -84,7 +84,7 @@ def test_the_file_holds_the_frames_and_the_workflow(run, vae, photo, workspace, 
     assert path.startswith(str(workspace / "output" / "clips"))
     frames, rate, tags = read(path)
     assert frames.shape == (9, 64, 128, 3) and video.get_dimensions() == (128, 64)
-    assert rate == Fraction(23.98).limit_denominator(1000)
+    assert rate == Fraction(24000, 1001)
     tags = {key.lower(): value for key, value in tags.items()}
     assert json.loads(tags["prompt"]) == hidden["PROMPT"]
     assert json.loads(tags["workflow"]) == {"nodes": [1]}
