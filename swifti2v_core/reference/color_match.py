@@ -1,8 +1,8 @@
 """Color match: the photo's brightness, color and contrast for a motion clip with a cast.
 
 A cast is the same in all frames, so it is measured where the clip still shows what the photo shows: in
-frame 0, or in the median of the first frames where frame 0 is unlike them. A fade is no cast: what the first
-frames lack, later ones may already have, and would have twice.
+frame 0, or in the median of the first frames where frame 0 is unlike them. A fade is no cast: what the
+first frames lack, later ones may already have, and would have twice.
 """
 
 from __future__ import annotations
