@@ -84,8 +84,8 @@ class AnchorEncode(io.ComfyNode):
                 io.Boolean.Input(
                     "color_match",
                     default=False,
-                    tooltip="Gives the motion clip the photo's brightness and color, measured on frame 0 "
-                    "and applied to all frames. Default off; turn it on when the clip has a cast.",
+                    tooltip="Gives the motion clip the photo's brightness, color and contrast, by the same "
+                    "change in all frames. Default off; turn it on when the clip has a cast. Fades stay.",
                 ),
                 io.Image.Input(
                     "keyframes",

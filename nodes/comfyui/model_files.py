@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from ...swifti2v_core.text import shortened
 from . import memory
+from .lora_fit import fitting_weights
 
 WEIGHT_DTYPES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -117,9 +118,33 @@ def load_model(name: str, weight_dtype: str, channels: int | None = None) -> Any
     with _naming_file(name):
         if channels is None:
             return load_diffusion_model(path, model_options=options)
-        state, metadata = load_torch_file(path, return_metadata=True)
-        _widen(state, channels)
-        return load_diffusion_model_state_dict(state, model_options=options, metadata=metadata)
+        return load_widened(path, options, channels)
+
+
+def load_widened(path: str, options: dict[str, Any], channels: int, disable_dynamic: bool = False) -> Any:
+    """Load a diffusion model with more input channels than its file has.
+
+    ComfyUI calls it again, with the same arguments, for a copy of the model: for compiled blocks, for the
+    LoRAs of prompts, for another GPU.
+
+    Parameters
+    ----------
+    path
+        The file.
+    options
+        ComfyUI's options of a load.
+    channels
+        Input channels; added ones start at zero weight.
+    disable_dynamic
+        Whether all weights stay loaded while the model is used.
+    """
+    state, metadata = load_torch_file(path, return_metadata=True)
+    _widen(state, channels)
+    model = load_diffusion_model_state_dict(
+        state, model_options=options, metadata=metadata, disable_dynamic=disable_dynamic
+    )
+    model.cached_patcher_init = (load_widened, (path, options, channels))
+    return model
 
 
 def _widen(state: dict[str, torch.Tensor], channels: int) -> None:
@@ -130,11 +155,22 @@ def _widen(state: dict[str, torch.Tensor], channels: int) -> None:
 
 
 def apply_lora(model: Any, name: str, strength: float) -> Any:
-    """Return a clone of ``model`` with a LoRA file applied, as ``LoraLoaderModelOnly`` does."""
+    """Return a clone of ``model`` with a LoRA file applied, as ``LoraLoaderModelOnly`` does.
+
+    Raises
+    ------
+    ValueError
+        If ComfyUI cannot load the file, or if nothing in it fits the model.
+    """
     path = model_path("loras", name)
     with _naming_file(name):
         lora = load_torch_file(path, safe_load=True)
         patched, _ = load_lora_for_models(model, None, lora, strength, 0)
+    if not fitting_weights(model, patched):
+        raise ValueError(
+            f"{name} would change nothing: none of its {len(lora)} tensors has the name and size of a "
+            "weight of this model; choose a LoRA that was made for the model file."
+        )
     return patched
 
 

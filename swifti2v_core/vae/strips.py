@@ -31,12 +31,21 @@ Pin = Callable[[Tensor], object]
 """Pins a CPU tensor, or refuses; see `transfer.PinnedCache`."""
 
 
+KERNELS = {(3, 3, 3), (3, 1, 1), (1, 1, 1)}
+"""Sizes of the convolutions, (time, height, width), that the caches and halos here are made for."""
+
+
 def is_wan_autoencoder(autoencoder: Any) -> bool:
     """Return whether a module is a Wan autoencoder, 2.1 or 2.2, that this module can stream."""
     if not all(hasattr(autoencoder, part) for part in ("encoder", "decoder", "conv1", "conv2")):
         return False
     decoder = autoencoder.decoder
     if not all(hasattr(decoder, part) for part in ("conv1", "middle", "upsamples", "head")):
+        return False
+    kernels = {
+        tuple(layer.kernel_size) for layer in autoencoder.modules() if isinstance(layer, torch.nn.Conv3d)
+    }
+    if not kernels <= KERNELS:  # relatives of Wan's that see more or fewer frames
         return False
     if all(hasattr(layer, "avg_shortcut") for layer in decoder.upsamples):
         return bool(decoder.head[-1].out_channels == 12)
