@@ -148,8 +148,8 @@ class RunningForward:
         # The text may be as long as the sequence, and VACE's control blocks repeat the index of a block.
         own = query == key and (block is None or block != self.last_block)
 
-        def attend(*given: torch.Tensor) -> torch.Tensor:
-            return self._attend_below(call, given, options, own)
+        def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            return self._attend_below(call, (query, key, value), options, own)
 
         seen, self.last_block = block == self.last_block, block
         if self.rule is None:
@@ -301,10 +301,9 @@ def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, number: int, 
         batch, tokens, channels = query.shape[0], query.shape[1], value.shape[2] // call.heads
     else:
         batch, tokens, channels = query.shape[0], query.shape[2], value.shape[3]
-    shape = (batch, call.heads, tokens, channels)
     if call.output_dim == 1:
-        shape = (batch, tokens, call.heads * channels)
-    return query.new_empty(shape)
+        return query.new_empty(batch, tokens, call.heads * channels)
+    return query.new_empty(batch, call.heads, tokens, channels)
 
 
 def preferred_attention(network: Any, block: int | None, own: bool) -> Attention | None:
