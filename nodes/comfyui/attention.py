@@ -12,6 +12,7 @@ stays one graph.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ ONE_GRAPH_OPTION = "SwiftI2V_one_graph"
 
 Block indices are then constants of the graph. Elsewhere a compiled block is shared by all blocks.
 """
+
+OPERATOR = f"swifti2v::attend_{zlib.crc32(__name__.encode()):08x}"
+"""Name of `attend_in_graph`; of its own for each copy of this pack in a process, as its table of calls is."""
 
 UNKNOWN_BLOCK = -1
 """Index given to `attend_in_graph` by a graph that all blocks share."""
@@ -266,7 +270,7 @@ def _number_of(
 
 
 @torch.library.custom_op(
-    "swifti2v::attend",
+    OPERATOR,
     mutates_args=(),
     schema="(Tensor query, Tensor key, Tensor value, int number, SymInt block) -> Tensor",
 )

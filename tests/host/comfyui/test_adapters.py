@@ -75,6 +75,7 @@ def as_dynamic(model):
 
 
 def clone_of(model):
+    """As compiled blocks and Select Model Device make it."""
     return as_dynamic(model).clone(disable_dynamic=True)
 
 
@@ -83,20 +84,13 @@ def delegate_of(model):
 
 
 def on_another_device(model):
-    """As MultiGPU CFG Split and Select Model Device make it."""
+    """As MultiGPU CFG Split makes it."""
     if not hasattr(model, "deepclone_multigpu"):
         pytest.skip("this ComfyUI has no copies for other devices")
     return model.deepclone_multigpu(torch.device("cpu"))
 
 
-def on_a_chosen_device(model):
-    multigpu = pytest.importorskip("comfy_extras.nodes_multigpu")
-    if not hasattr(multigpu, "SelectModelDeviceNode"):
-        pytest.skip("this ComfyUI has no Select Model Device")
-    return multigpu.SelectModelDeviceNode.execute(as_dynamic(model), "cpu").args[0]
-
-
-@pytest.mark.parametrize("copied", [clone_of, delegate_of, on_another_device, on_a_chosen_device])
+@pytest.mark.parametrize("copied", [clone_of, delegate_of, on_another_device])
 def test_a_copy_of_a_widened_model_is_as_wide_and_samples_the_same(run, adapter, make_latent, copied):
     z_ref = make_latent(4)
     model, kind = loaded(run, adapter)
