@@ -48,7 +48,7 @@ Block indices are then constants of the graph. Elsewhere a compiled block is sha
 """
 
 OPERATOR = f"swifti2v::attend_{zlib.crc32(__name__.encode()):08x}"
-"""Name of `attend_in_graph`; of its own for each copy of this pack in a process, as its table of calls is."""
+"""Name of `attend_in_graph`, which each copy of this pack in a process has of its own, like its calls."""
 
 UNKNOWN_BLOCK = -1
 """Index given to `attend_in_graph` by a graph that all blocks share."""
