@@ -85,8 +85,8 @@ class ResumeFromDisk:
             for segment in segments[first:]
         ]
         self.saved.prepare(sum(missing))
-        self.saved.log_others()
         self.saved.log_restored(len(clips) * (len(segments) - start), len(missing))
+        self.saved.log_others()
         return firsts
 
     def _restore_clip(self, clip: int, latents: Tensor, segments: list[Segment], start: int) -> int:
