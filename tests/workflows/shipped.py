@@ -230,7 +230,7 @@ def model_files(root: str, directory: str, *names: str) -> list[dict[str, str]]:
 
 def swifti2v_2k_wan22(graph: Graph) -> None:
     """Photo to 2K with the public Wan2.2 weights."""
-    graph.note(480, 680, NOTE_2K)
+    graph.note(480, 760, NOTE_2K)
     positive, negative = wan_prompts(graph)
     graph.group("Stage I: motion", STAGE_ONE)
     graph.column(420)
