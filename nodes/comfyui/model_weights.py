@@ -62,10 +62,13 @@ def _digest_by_file(model: Any, part: str, ends: str, weights: Mapping[str, Tens
 
 
 def _file_version(model: Any) -> tuple[str, int, int] | None:
-    """Return path, size and time of the file that a model was loaded from; None if that is not known."""
-    loader = getattr(model, "cached_patcher_init", None)  # ComfyUI's: function, arguments
+    """Return path, size and time of the file that a model was loaded from; None if that is not known.
+
+    ComfyUI keeps the loading function and its arguments, the first of which is the path.
+    """
+    loading: Any = getattr(model, "cached_patcher_init", None)
     try:
-        path = Path(loader[1][0])
+        path = Path(loading[1][0])
         status = path.stat()
     except (TypeError, LookupError, OSError, ValueError):
         return None
