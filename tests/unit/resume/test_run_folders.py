@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -139,3 +140,26 @@ def test_a_pruned_run_that_goes_on_saves_its_segments(make_run, tmp_path):
     other.save(0, 1, MEGABYTE)
     assert other.load(0, 0, MEGABYTE.shape) is None
     assert torch.equal(other.load(0, 1, MEGABYTE.shape), MEGABYTE)
+
+
+def test_pruning_while_others_write_harms_nobody(make_run, monkeypatch, said):
+    """Even if the age of a run did not protect it, a segment is complete or absent."""
+    monkeypatch.setattr(run_folders, "IN_USE_SECONDS", float("-inf"))
+    mine, others, found = make_run(0), [make_run(1), make_run(2)], []
+
+    def write(run):
+        for number in range(40):
+            run.prepare(0)
+            run.save(0, number, MEGABYTE + number)
+            found.append((number, run.load(0, number, MEGABYTE.shape)))
+
+    with ThreadPoolExecutor(len(others)) as pool:
+        writing = [pool.submit(write, run) for run in others]
+        while not all(future.done() for future in writing):
+            mine.delete_others(1)
+        for future in writing:
+            future.result()
+    assert len(found) == 80
+    assert all(frames is None or torch.equal(frames, MEGABYTE + number) for number, frames in found)
+    assert not [line for line in said() if "is ignored" in line]
+    assert torch.equal(mine.load(0, 0, MEGABYTE.shape), MEGABYTE)
