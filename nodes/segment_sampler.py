@@ -32,7 +32,7 @@ from .checks.sampling import check_custom_sampling, read_segment_range, read_sig
 from .checks.widgets import checked_widgets
 from .comfyui.sampling import SeededNoise, cfg_guider, make_sampler, sampler_names, schedule
 from .pipeline.stage_two import CONTEXTS, POSITIONS, Sampling, WindowSettings, redraw
-from .shared_inputs import CATEGORY, DELETE, KEEP
+from .shared_inputs import CATEGORY, CHECKPOINT_FILES, KEEP
 
 logger = logging.getLogger("SwiftI2V")
 
@@ -372,6 +372,6 @@ class SegmentSamplerAdvanced(io.ComfyNode):
             start=start,
             end=end,
             resume_name=checkpoint,
-            delete_when_done=checkpoint_files == DELETE,
+            clean_up=CHECKPOINT_FILES[checkpoint_files],
         )
         return io.NodeOutput({"samples": samples})

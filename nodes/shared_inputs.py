@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from comfy_api.latest import io
 
-KEEP, DELETE = "keep", "delete when done"
-"""Choices for the saved segments of a finished run."""
+from ..swifti2v_core.resume.saved_segments import SavedSegments
+
+KEEP = "keep"
+
+CHECKPOINT_FILES: dict[str, Callable[[SavedSegments], None]] = {
+    KEEP: SavedSegments.keep,
+    "delete when done": SavedSegments.delete,
+    "keep newest 3 runs": lambda saved: saved.delete_others(3),
+}
+"""What happens to saved segments when their run is finished, by the words of the widget."""
 
 CATEGORY = "SwiftI2V"
 
@@ -153,12 +163,13 @@ def saved_segments() -> list[io.Input]:
         ),
         io.Combo.Input(
             "checkpoint_files",
-            options=[KEEP, DELETE],
+            options=list(CHECKPOINT_FILES),
             default=KEEP,
             optional=True,
             advanced=True,
             tooltip="What happens to the saved segments of a finished run. keep (default): they stay, so a "
             "crash while decoding costs nothing either; 81 frames of 2560x1408 take 55 MB. delete when "
-            "done: they are deleted once the last segment is made.",
+            "done: they are deleted once the last segment is made. keep newest 3 runs: older runs under "
+            "this name are deleted, except those written to in the last hour.",
         ),
     ]

@@ -15,6 +15,8 @@ from comfy.model_management import get_torch_device_name  # noqa: F401
 from comfy.model_patcher import ModelPatcher
 from comfyui_version import __version__ as comfyui_version
 
+from .model_weights import model_modules, weights_digest
+
 CHANGES = (
     "patches",
     "weight_wrapper_patches",
@@ -32,57 +34,18 @@ CHANGES = (
 WHILE_SAMPLING = {"model_patcher", "inner_model", "conds", "loaded_models"}
 """Attributes of a GUIDER that are no settings: the MODEL, and leftovers of a failed sampling."""
 
-NETWORK, SCHEDULE = "diffusion_model", "model_sampling"
-"""Parts of a model: one identified by its weights, one by its content."""
+SCHEDULE = "model_sampling"
+"""The part of a model that is identified by its content."""
 
 ARITHMETIC = ("_full_precision_mm", "dequant_dtype", "patch_dtype")
 """Attributes of layers, ComfyUI's and ComfyUI-GGUF's, that change what the same weights compute."""
-
-
-def model_weights(model: Any) -> dict[str, torch.Tensor]:
-    """Return the weights of a network without patches, wherever ComfyUI keeps them at present.
-
-    ComfyUI's own list of them, ``get_key_patches``, does not know quantized layers.
-    """
-    return _weights(model, NETWORK)
-
-
-def _weights(model: Any, prefix: str) -> dict[str, torch.Tensor]:
-    weights = {
-        f"{name}.{key}": value
-        for name, module in _modules(model).items()
-        if name == prefix or name.startswith(f"{prefix}." if prefix else "")
-        for key, value in {**module._parameters, **_saved_buffers(module)}.items()
-        if value is not None
-    }
-    unpatched = {name: kept.weight for name, kept in model.backup.items() if name in weights}
-    hooked = {name: kept[0] for name, kept in model.hook_backup.items() if name in weights}
-    return {**weights, **unpatched, **hooked}
-
-
-def _saved_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor | None]:
-    return {k: v for k, v in module._buffers.items() if k not in module._non_persistent_buffers_set}
-
-
-def _modules(model: Any) -> dict[str, torch.nn.Module]:
-    """Return a model's modules by name as they are without patches, also while a clone's are applied."""
-    replaced = model.object_patches_backup
-    modules = {
-        name: module
-        for name, module in model.model.named_modules()
-        if not any(f"{name}.".startswith(f"{key}.") for key in replaced)
-    }
-    for key, original in replaced.items():
-        if isinstance(original, torch.nn.Module):
-            modules.update(original.named_modules(prefix=key))
-    return modules
 
 
 def model_changes(model: Any) -> list[Any]:
     """Return what distinguishes two MODELs with equal weights: arithmetic, schedule, patches, options."""
     layers = {
         name: [type(module), *(getattr(module, attribute, None) for attribute in ARITHMETIC)]
-        for name, module in _modules(model).items()
+        for name, module in model_modules(model).items()
     }
     precision = (model.model_dtype(), model.get_model_object("manual_cast_dtype"))
     shape = model.model.model_config.unet_config
@@ -100,11 +63,13 @@ def guider_settings(guider: Any) -> list[Any]:
 
 
 def without_weights(model: Any) -> Callable[[Any], Any]:
-    """Return a function that replaces the parts of a MODEL by names; `model_weights` identifies them.
+    """Return a function that replaces the parts of a MODEL by names; `weights_digest` identifies them.
 
     Patches and options hold parts of the model they belong to, or models of their own.
     """
-    names = {id(module): name for name, module in _modules(model).items() if name.split(".")[0] != SCHEDULE}
+    names = {
+        id(module): name for name, module in model_modules(model).items() if name.split(".")[0] != SCHEDULE
+    }
 
     def name_parts(value: Any) -> Any:
         if id(value) in names:
@@ -112,7 +77,7 @@ def without_weights(model: Any) -> Callable[[Any], Any]:
         if hasattr(value, "_orig_mod"):
             return ("compiled", value._orig_mod)
         if isinstance(value, ModelPatcher):
-            weights = None if value.model is model.model else _weights(value, "")
+            weights = None if value.model is model.model else weights_digest(value, "")
             return ("model", type(value.model), weights, _changes(value))
         return value
 
@@ -120,11 +85,23 @@ def without_weights(model: Any) -> Callable[[Any], Any]:
 
 
 def computing_environment(model: Any) -> list[Any]:
-    """Return what affects the bits of a result beside the graph: versions, device, attention, --fast."""
+    """Return what affects the bits of a result beside the graph: versions, device, attention, --fast.
+
+    Nothing else of the machine counts: neither its name, its folders, its number of threads, nor which of
+    several equal devices computes.
+    """
     return [
         comfyui_version,
         torch.__version__,
-        model_management.get_torch_device_name(model.load_device),
+        _device_name(model.load_device),
         optimized_attention,
         str(sorted(map(str, getattr(args, "fast", None) or ()))),
     ]
+
+
+def _device_name(device: torch.device) -> str:
+    """Return the name of a device without its number and allocator; for a CPU, its vector instructions."""
+    if device.type == "cpu":
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    name: str = model_management.get_torch_device_name(device)  # "cuda:0 NVIDIA H200 : cudaMallocAsync"
+    return name.removeprefix(str(device)).partition(" : ")[0].strip()

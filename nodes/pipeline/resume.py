@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from ...swifti2v_core import __version__
-from ...swifti2v_core.resume.fingerprint import fingerprint, fingerprint_tensors
+from ...swifti2v_core.resume.fingerprint import fingerprint
 from ...swifti2v_core.resume.saved_segments import SavedSegments
 from ...swifti2v_core.stage_two.segment_loop import noisy_frames
 from ...swifti2v_core.stage_two.segments import Segment
 from ..comfyui import model_identity
+from ..comfyui.model_weights import weights_digest
 from ..comfyui.output_files import saved_segments_folder
-from ..comfyui.progress import check_interrupted
 
 
 class Resume(Protocol):
@@ -45,7 +46,7 @@ class Resume(Protocol):
         """Save a segment that has just been written into a clip's latents."""
 
     def finish(self) -> None:
-        """Remove what only an unfinished run needs."""
+        """Delete the saved segments that the user does not want to keep."""
 
 
 class NoResume:
@@ -69,12 +70,12 @@ class ResumeFromDisk:
     ----------
     saved
         The run's files.
-    deletes
-        Whether they are deleted when the run is finished.
+    clean_up
+        Called with them when the run is finished.
     """
 
     saved: SavedSegments
-    deletes: bool
+    clean_up: Callable[[SavedSegments], None]
 
     def restore(self, clips: list[Tensor], segments: list[Segment], start: int) -> list[int]:
         firsts = [self._restore_clip(clip, latents, segments, start) for clip, latents in enumerate(clips)]
@@ -85,6 +86,7 @@ class ResumeFromDisk:
         ]
         self.saved.prepare(sum(missing))
         self.saved.log_restored(len(clips) * (len(segments) - start), len(missing))
+        self.saved.log_others()
         return firsts
 
     def _restore_clip(self, clip: int, latents: Tensor, segments: list[Segment], start: int) -> int:
@@ -100,19 +102,20 @@ class ResumeFromDisk:
         self.saved.save(clip, segment.index, noisy_frames(latents, segment))
 
     def finish(self) -> None:
-        if self.deletes:
-            self.saved.delete()
+        self.clean_up(self.saved)
 
 
-def open_resume(name: str, delete_when_done: bool, guider: Any, determining: dict[str, Any]) -> Resume:
+def open_resume(
+    name: str, clean_up: Callable[[SavedSegments], None], guider: Any, determining: dict[str, Any]
+) -> Resume:
     """Return where a run saves its segments.
 
     Parameters
     ----------
     name
         Name of the saved segments; empty saves nothing.
-    delete_when_done
-        Whether the files are deleted when the run is finished.
+    clean_up
+        Called with the saved segments when the run is finished.
     guider
         The GUIDER, unchanged.
     determining
@@ -129,5 +132,5 @@ def open_resume(name: str, delete_when_done: bool, guider: Any, determining: dic
     }
     replace_parts = model_identity.without_weights(model)
     parts = {key: fingerprint(value, replace_parts) for key, value in values.items()}
-    parts["model weights"] = fingerprint_tensors(model_identity.model_weights(model), check_interrupted)
-    return ResumeFromDisk(SavedSegments(saved_segments_folder(), name, parts), delete_when_done)
+    parts["model weights"] = weights_digest(model)
+    return ResumeFromDisk(SavedSegments(saved_segments_folder(), name, parts), clean_up)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from ...swifti2v_core.attention.read_only import ReadOnlyContext
 from ...swifti2v_core.geometry import pixel_size, tokens_per_latent_frame
 from ...swifti2v_core.reference.keyframes import append_frames, append_zero_noise
+from ...swifti2v_core.resume.saved_segments import SavedSegments
 from ...swifti2v_core.seeds import clip_seed
 from ...swifti2v_core.stage_two.drift_control import match_statistics
 from ...swifti2v_core.stage_two.segment_loop import (
@@ -203,7 +204,7 @@ def redraw(
     start: int = 0,
     end: int | None = None,
     resume_name: str = "",
-    delete_when_done: bool = False,
+    clean_up: Callable[[SavedSegments], None] = SavedSegments.keep,
 ) -> torch.Tensor:
     """Generate ``segments[start:end]`` of a plan.
 
@@ -224,7 +225,7 @@ def redraw(
         Clean latent frames ``[1, 48, K, h, w]`` that the plan numbers after the clip, or None.
     start, end
         The part of the plan to make.
-    resume_name, delete_when_done
+    resume_name, clean_up
         See `resume.open_resume`.
 
     Returns
@@ -244,7 +245,7 @@ def redraw(
     with explain_out_of_memory(need, sampling.guider.model_patcher.load_device):
         clips = list(_read_clips(z_ref, latents, sampling.noise, mask))
         determining = _determining(clips, segments, start, sampling, settings, keyframes)
-        resume = open_resume(resume_name, delete_when_done, sampling.guider, determining)
+        resume = open_resume(resume_name, clean_up, sampling.guider, determining)
         firsts = resume.restore([clip.latents for clip in clips], made, start)
         guider = window_guider(sampling.guider)
         steps = sampling.steps * (len(made) - start)

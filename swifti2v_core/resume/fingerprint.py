@@ -77,6 +77,9 @@ IGNORED = (
 )
 """Types whose content does not influence a result."""
 
+END_ELEMENTS = 128
+"""Elements at each end of a weight that stand for it in a quick comparison."""
+
 HASHING_THREADS = 8
 """Threads that hash weights; more would only wait for memory."""
 
@@ -126,6 +129,22 @@ def fingerprint_tensors(tensors: Mapping[str, Tensor], check: Callable[[], None]
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def tensor_ends(tensor: Tensor) -> Any:
+    """Return what a quick comparison looks at: a tensor's type, shape, first and last elements.
+
+    Of quantized weights the ends of the tensors inside are returned.
+    """
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is not None:
+        names, context = flatten()
+        return [context, *(tensor_ends(getattr(tensor, name)) for name in names)]
+    try:
+        flat = tensor.detach().as_subclass(Tensor).reshape(-1)
+    except (RuntimeError, NotImplementedError):  # sparse
+        return tensor
+    return [tensor.dtype, tuple(tensor.shape), flat[:END_ELEMENTS], flat[-END_ELEMENTS:]]
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:

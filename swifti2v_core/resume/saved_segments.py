@@ -28,6 +28,15 @@ from torch import Tensor
 
 from ..text import shortened
 from .fingerprint import fingerprint
+from .run_folders import (
+    PARTIAL_SUFFIX,
+    SUFFIX,
+    delete_old_runs,
+    delete_segments,
+    describe_runs,
+    find_runs,
+    megabytes,
+)
 
 logger = logging.getLogger("SwiftI2V")
 
@@ -39,9 +48,6 @@ FRAMES = "frames"
 
 FINGERPRINT_PREFIX = "part: "
 """Prefix of the metadata entries that hold the fingerprints."""
-
-SUFFIX, PARTIAL_SUFFIX = ".safetensors", ".part"
-"""Suffixes of a finished file, and of one that is being written."""
 
 MAX_HEADER_BYTES = 2**16
 """Most bytes that a file may have in addition to its frames."""
@@ -129,8 +135,8 @@ class SavedSegments:
             ) from None
         if free < needed_bytes:
             raise ValueError(
-                f'checkpoint is "{self._name}" and needs {_megabytes(needed_bytes)} in {self._folder}, but '
-                f"only {_megabytes(free)} are free; free some space."
+                f'checkpoint is "{self._name}" and needs {megabytes(needed_bytes)} in {self._folder}, but '
+                f"only {megabytes(free)} are free; free some space."
             )
 
     def load(self, clip: int, segment: int, shape: Sequence[int]) -> Tensor | None:
@@ -182,13 +188,35 @@ class SavedSegments:
                 self._folder,
             )
 
+    def keep(self) -> None:
+        """Leave everything where it is."""
+
     def delete(self) -> None:
         """Delete the run's files, and the folders that are then empty."""
-        with contextlib.suppress(OSError):  # another server may be doing the same
-            for path in self._folder.glob(f"*{SUFFIX}"):
-                path.unlink(missing_ok=True)
-            self._folder.rmdir()
-            self._name_folder.rmdir()
+        delete_segments(self._folder)
+
+    def delete_others(self, kept: int) -> None:
+        """Delete the oldest other runs under the name, and log how many; see `delete_old_runs`.
+
+        Parameters
+        ----------
+        kept
+            Number of runs to keep, this one included.
+        """
+        runs = find_runs(self._name_folder, but=self._folder.name)
+        if deleted := delete_old_runs(runs, kept - 1):
+            logger.info(
+                'Checkpoint "%s": the oldest %d of %d other runs are deleted (%s).',
+                self._name,
+                len(deleted),
+                len(runs),
+                megabytes(sum(run.size for run in deleted)),
+            )
+
+    def log_others(self) -> None:
+        """Log how many other runs lie under the name, their size and the age of the oldest, if any."""
+        if runs := find_runs(self._name_folder, but=self._folder.name):
+            logger.info('Checkpoint "%s" holds %s.', self._name, describe_runs(runs))
 
     def log_restored(self, segments: int, missing: int) -> None:
         """Log how many segments were restored, or why none were: what differs from the other runs.
@@ -329,7 +357,3 @@ def _read_fingerprints(folder: Path) -> dict[str, str]:
                 if key.startswith(FINGERPRINT_PREFIX)
             }
     return {}
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 2**20:.1f} MB"

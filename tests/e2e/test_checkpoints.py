@@ -6,10 +6,12 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from benchmarks.endurance.kill import KillTest, run
+from devtools import paths
 from devtools.comfyui_server import Server
 from devtools.terminal import DevError
 
@@ -71,6 +73,31 @@ def test_two_servers_on_one_folder_do_not_mix(test, server, expected, tmp_path):
     assert len(list((test.checkpoints / "kill test").iterdir())) == 2
     server.wait(*test.queue(server, "again"))
     assert test.saved("again") == expected
+
+
+def test_a_run_is_resumed_elsewhere(test, server, expected, tmp_path):
+    """By a second server: ComfyUI, base folder and pack lie elsewhere, the pack under another name.
+
+    The first server leaves three of seven segments and lives on, so nothing but files is shared.
+    """
+    test.clear()
+    server.wait(*test.queue(server, "here"))
+    (run,) = (test.checkpoints / "kill test").iterdir()
+    for path in sorted(run.iterdir())[3:]:
+        path.unlink()
+    other = KillTest(tmp_path / "another base")
+    packs = other.workspace / "custom_nodes"
+    (packs / "swifti2v").unlink()
+    hidden = shutil.ignore_patterns(".*", "__pycache__", "tests", "benchmarks")
+    shutil.copytree(paths.REPO, packs / "My nodes 2.0", ignore=hidden)
+    (tmp_path / "host").symlink_to(test.host.folder, target_is_directory=True)
+    other.host = replace(test.host, folder=tmp_path / "host")
+    shutil.copytree(test.checkpoints, other.checkpoints)
+    with other.server() as elsewhere:
+        elsewhere.wait(*other.queue(elsewhere, "there"))
+    assert other.saved("there") == expected
+    assert other.segments_resumed() == 3
+    assert [path.name for path in (other.checkpoints / "kill test").iterdir()] == [run.name]
 
 
 def test_a_disk_that_fills_up_costs_nothing_but_a_warning(test, server, expected, disk):

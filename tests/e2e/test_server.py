@@ -297,3 +297,4 @@ def test_the_2k_workflow_runs_with_stand_ins(play, graph, workspace, stand_ins):
     entry, _ = play(prompt)
     frames, _, _ = read(find_video(entry, workspace))
     assert frames.shape == (9, 192, 320, 3) and frames.std() > 0.05
+    assert list((workspace / "output" / "swifti2v_checkpoints").iterdir()) == []  # deleted when done

@@ -215,6 +215,10 @@ from the reference with noise, and **denoise** 0.5 keeps the motion (0.4 to 0.6)
 about 20 steps and **cfg** 5, as set here. With TI2V-5B-Turbo: 4 steps and **cfg** 1, about ten times \
 faster. With SwiftI2V weights (96 input channels): **denoise** 1.
 
+**Interrupted?** Queue the graph again, unchanged: Stage II resumes after its last finished segment. \
+**checkpoint** saves them in output/swifti2v_checkpoints, and they are deleted when Stage II is done, so \
+nothing is left there. Choose **keep** if the decoding crashes.
+
 **First** write what moves into the prompt. A photo of at least 2560x1408 gives the most detail.
 """
 
@@ -226,7 +230,7 @@ def model_files(root: str, directory: str, *names: str) -> list[dict[str, str]]:
 
 def swifti2v_2k_wan22(graph: Graph) -> None:
     """Photo to 2K with the public Wan2.2 weights."""
-    graph.note(480, 680, NOTE_2K)
+    graph.note(480, 760, NOTE_2K)
     positive, negative = wan_prompts(graph)
     graph.group("Stage I: motion", STAGE_ONE)
     graph.column(420)
@@ -264,6 +268,7 @@ def swifti2v_2k_wan22(graph: Graph) -> None:
         cfg=5,
         denoise=0.5,
         checkpoint="SwiftI2V_2K",
+        checkpoint_files="delete when done",
     )
     output(graph, sampler["latent"], vae, "video/SwiftI2V_2K")
 

@@ -6,12 +6,12 @@ import torch
 from patched_models import lora, with_compute_dtype, with_module, with_option
 from safetensors.torch import load_file
 from segment_sampling import advanced
-from swifti2v.nodes.comfyui import compiled_model, model_files, model_identity
+from swifti2v.nodes.comfyui import compiled_model, model_files, model_identity, model_weights
 from swifti2v.swifti2v_core.resume.fingerprint import fingerprint, fingerprint_tensors
 
 
 def weights_of(model):
-    return fingerprint_tensors(model_identity.model_weights(model), lambda: None)
+    return fingerprint_tensors(model_weights.model_weights(model), lambda: None)
 
 
 def changes_of(model):
@@ -55,7 +55,7 @@ def test_a_model_is_the_same_while_a_clone_of_it_is_loaded(use, stage_two, patch
 
 def test_weights_are_all_that_a_file_holds(stage_two, workspace):
     file = load_file(workspace / "models" / "diffusion_models" / "tiny_stage2_detail.safetensors")
-    found = model_identity.model_weights(stage_two)
+    found = model_weights.model_weights(stage_two)
     assert found.keys() == {f"diffusion_model.{key.removeprefix('model.diffusion_model.')}" for key in file}
 
 

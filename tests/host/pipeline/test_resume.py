@@ -1,7 +1,9 @@
 """Runs that stop and resume, in the real ComfyUI: the same bits, or a separate run."""
 
 import logging
+import os
 import shutil
+import time
 from pathlib import Path
 
 import comfy.model_management
@@ -12,7 +14,7 @@ import pytest
 import torch
 from patched_models import lora, with_option, with_other_weight
 from safetensors.torch import load_file, save_file
-from swifti2v.nodes.comfyui import model_files, model_identity, models, progress
+from swifti2v.nodes.comfyui import model_files, model_identity, model_weights, models, progress
 from swifti2v.swifti2v_core.resume import saved_segments
 
 SEGMENTS = 3  # of 8 latent frames with M = 3
@@ -150,6 +152,39 @@ def test_delete_when_done_keeps_what_is_not_done(sample_advanced, folder):
     assert files(folder) == []
 
 
+def test_the_newest_runs_are_kept(sample, folder, said):
+    """Those of other seeds are days old; the one that may still be running on another server is not."""
+    for seed in range(4):
+        sample(checkpoint="walk", seed=seed)
+        (run,) = [path for path in (folder / "walk").iterdir() if path.stat().st_mtime > time.time() - 1e4]
+        when = time.time() - (4 - seed) * 86400
+        for path in [*run.iterdir(), run]:
+            os.utime(path, (when, when))
+    sample(checkpoint="walk", seed=4)
+    said()
+    expected = sample(seed=5)
+    kept = {"checkpoint": "walk", "checkpoint_files": "keep newest 3 runs"}
+    assert torch.equal(sample(seed=5, **kept), expected)
+    assert said()[1:] == [
+        'Checkpoint "walk" holds 5 other runs, 0.6 MB, the oldest 4 days old.',
+        'Checkpoint "walk": the oldest 3 of 5 other runs are deleted (0.4 MB).',
+    ]
+    assert len(files(folder)) == 3 * SEGMENTS
+    assert torch.equal(sample(seed=3, **kept), sample(seed=3))
+    assert said()[0] == 'Checkpoint "walk": 3 of 3 segments restored.'
+
+
+def test_a_second_run_hashes_no_weights(sample, cancelled, monkeypatch):
+    expected = sample()
+    cancelled(5, sample, checkpoint="walk")
+
+    def no_hashing(*_args):
+        raise AssertionError("the weights were read again")
+
+    monkeypatch.setattr(model_weights, "fingerprint_tensors", no_hashing)
+    assert torch.equal(sample(checkpoint="walk"), expected)
+
+
 def test_a_batch_resumes_inside_its_second_clip(sample, cancelled, folder):
     two = {"z_ref": reference(batch=2)}
     expected = sample(**two)
@@ -203,8 +238,9 @@ def test_another_run_starts_over_and_says_why(sample_advanced, stage_two, said, 
     inputs = change(stage_two)
     expected = sample_advanced(**inputs)
     assert torch.equal(sample_advanced(checkpoint="walk", **inputs), expected)
-    (line,) = said()
-    assert f"differs in {word}" in line
+    why, others = said()
+    assert f"differs in {word}" in why
+    assert others.startswith('Checkpoint "walk" holds 1 other run, 0.1 MB, less than a minute old.')
     assert torch.equal(sample_advanced(checkpoint="walk"), sample_advanced())
 
 
@@ -218,12 +254,12 @@ def test_a_function_in_the_options_counts(sample_advanced, stage_two, said):
 def test_other_weights_and_another_version_count(sample, stage_two, said, monkeypatch):
     sample(checkpoint="walk")
     said()
-    weights = model_identity.model_weights(stage_two)
+    weights = model_weights.model_weights(stage_two)
     name, weight = next(iter(weights.items()))
     changed = {**weights, name: weight.clone()}
     changed[name].view(-1)[-1] += 1e-3
     with monkeypatch.context() as patched:
-        patched.setattr(model_identity, "model_weights", lambda _: changed)
+        patched.setattr(model_weights, "model_weights", lambda *_: changed)
         sample(checkpoint="walk")
     assert "differs in model weights;" in said()[0]
     monkeypatch.setattr(model_identity, "comfyui_version", "9.9")
