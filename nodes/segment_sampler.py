@@ -107,10 +107,10 @@ def _drift_control_input() -> io.Float.Input:
         round=0.01,
         optional=True,
         advanced=True,
-        tooltip="How far finished frames are brought back to the brightness, color and contrast that "
-        "z_ref has over large areas, before the next segment builds on them. Default 0.25, the best trade "
-        "of color for detail with the tiny demo model; large ones are not measured. 0.5 and more for long "
-        "clips that change color; 0: not at all. From 0 to 1; costs no time.",
+        tooltip="How far later segments are brought back to the brightness, color and contrast that the "
+        "first one has beside z_ref, before the next segment builds on them. Differences that moving "
+        "content makes are left alone. Default 0.25; 0.5 and more for long clips that change color; 0: not "
+        "at all. From 0 to 1; costs no time.",
     )
 
 

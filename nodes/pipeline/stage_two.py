@@ -15,9 +15,10 @@ from ...swifti2v_core.geometry import pixel_size, tokens_per_latent_frame
 from ...swifti2v_core.reference.keyframes import append_frames, append_zero_noise
 from ...swifti2v_core.resume.saved_segments import SavedSegments
 from ...swifti2v_core.seeds import clip_seed
-from ...swifti2v_core.stage_two.drift_control import match_statistics
+from ...swifti2v_core.stage_two.drift_control import match_statistics, measure_offset
 from ...swifti2v_core.stage_two.segment_loop import (
     keep_masked,
+    noisy_frames,
     run_segments,
     take_window,
     window_mask,
@@ -83,7 +84,7 @@ class WindowSettings:
     reference_strength
         How much the noisy frames follow the reference channels, 0..2; 1 for plain weights.
     drift_control
-        How far finished frames are brought back to the reference's statistics, 0..1.
+        How far later segments are brought back to the first one's offset from the reference, 0..1.
     """
 
     kind: str
@@ -124,6 +125,8 @@ class Clip:
         The seed it would have alone.
     latents, noise
         ``[1, 48, T, h, w]`` each.
+    reference
+        ``[1, 48, T, h, w]``, what Stage II begins with.
     mask
         Noise mask ``[1, 1 or 48, T, h, w]``, 0 where the reference stays, or None.
     """
@@ -132,6 +135,7 @@ class Clip:
     seed: int
     latents: torch.Tensor
     noise: torch.Tensor
+    reference: torch.Tensor
     mask: torch.Tensor | None = None
 
 
@@ -183,9 +187,7 @@ class WindowDenoiser:
             seed=clip_seed(self.clip.seed, segment.index),
         )
         _check_finite(result, segment)
-        # The window's noisy frames came from z_ref: the same frames of the clip, before Stage II.
-        matched = match_statistics(result, window, self.settings.drift_control)
-        return matched if self.clip.mask is None else keep_masked(result, matched, window, mask)
+        return result if self.clip.mask is None else keep_masked(result, window, mask)
 
     def steps_before(self, segment: Segment) -> int:
         """Return the steps of the run that end before a segment begins."""
@@ -211,7 +213,7 @@ def redraw(
     Parameters
     ----------
     z_ref
-        The LATENT of the reference, for its ``batch_index``.
+        The LATENT of the reference.
     latents
         Working latents ``[B, 48, T, h, w]``, float32, changed in place: the reference, and finished
         frames before ``start``.
@@ -279,11 +281,25 @@ def _redraw_clip(
         noise = append_zero_noise(clip.noise, keyframes)
         denoiser = replace(denoiser, clip=replace(clip, noise=noise))
     for segment in run_segments(working, segments, denoiser.denoise, start=first):
+        if segment.index:
+            _correct_drift(working, clip, segments[0], segment, denoiser.settings.drift_control)
         resume.save(clip.place, segment, working)
         denoiser.progress.finish(denoiser.steps_before(segment) + denoiser.sampling.steps)
         logger.debug("Segment %d of %d is done", segment.index + 1, len(segments))
     if keyframes is not None:
         clip.latents.copy_(working[:, :, : clip.latents.shape[2]])
+
+
+def _correct_drift(
+    latents: torch.Tensor, clip: Clip, first: Segment, segment: Segment, strength: float
+) -> None:
+    """Bring the frames of a segment back to the first segment's offset from the reference, in place."""
+    usual = measure_offset(noisy_frames(latents, first), noisy_frames(clip.reference, first))
+    frames = noisy_frames(latents, segment)
+    corrected = match_statistics(frames, noisy_frames(clip.reference, segment), usual, strength)
+    if clip.mask is not None:  # where the mask is 0, the frames are the reference
+        corrected = frames + noisy_frames(clip.mask, segment) * (corrected - frames)
+    frames.copy_(corrected)
 
 
 def _read_clips(
@@ -297,7 +313,8 @@ def _read_clips(
     for place, number in enumerate(numbers):
         part = slice(place, place + 1)
         kept = None if mask is None else mask[part]
-        yield Clip(place, clip_seed(noise.seed, number), latents[part], drawn[part], kept)
+        seed, reference = clip_seed(noise.seed, number), z_ref["samples"][part]
+        yield Clip(place, seed, latents[part], drawn[part], reference, kept)
 
 
 def _determining(

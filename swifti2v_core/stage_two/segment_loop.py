@@ -116,20 +116,16 @@ def window_mask(segment: Segment, height: int, width: int, mask: Tensor | None =
     return whole
 
 
-def keep_masked(result: Tensor, corrected: Tensor, window: Tensor, mask: Tensor) -> Tensor:
-    """Return a finished window that keeps the reference where its noise mask is 0.
+def keep_masked(result: Tensor, window: Tensor, mask: Tensor) -> Tensor:
+    """Return a finished window that keeps the reference's bits where its noise mask is 0.
 
     Parameters
     ----------
     result
         What the sampling returned, ``[1, C, W, h, w]``.
-    corrected
-        The same after drift control, which counts as far as the mask lets the frames change.
     window
         What the sampling was given.
     mask
         Noise mask of the window, ``[1, 1 or C, W, h, w]``.
     """
-    mask = mask.to(result)
-    changed = result + mask * (corrected - result)
-    return changed.where(mask > 0, window.to(result))
+    return result.where(mask.to(result) > 0, window.to(result))
