@@ -18,7 +18,7 @@ from torch import Tensor
 AREA_SIZE = 4
 """Side of the averaged areas in latent pixels; an upscaled z_ref has no finer detail."""
 
-TOLERANCE = 0.2
+TOLERANCE = 0.25
 """Largest difference from the first segment that content explains: a fraction of the contrast, and as much
 of a standard deviation in brightness. In sharp clips without drift (three camera moves over six photos,
 the tiny autoencoder) 99 of 100 channels and frames differ by less than 0.18."""

@@ -92,7 +92,7 @@ def _plain(value):
     if isinstance(value, torch.Tensor):
         return value.detach().to(torch.float32).contiguous() if value.is_floating_point() else value
     if isinstance(value, dict):
-        known = ("samples", "swifti2v_keyframe_times", "batch_index")
+        known = ("samples", "swifti2v_keyframe_times", "batch_index", "noise_mask")
         return {key: _plain(each) for key, each in value.items() if "samples" not in value or key in known}
     return type(value)(map(_plain, value)) if isinstance(value, list | tuple) else value
 
