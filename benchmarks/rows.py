@@ -34,11 +34,11 @@ FALLBACK_TILE = 16
 """Latent cells per side of the tiles that ComfyUI's decode falls back to (256 pixels)."""
 
 PLANS = {
-    "undivided": (1, 1, None),
-    "4 strips": (4, 1, None),
-    "8 resting strips": (8, 6, True),
+    "undivided": (1,),
+    "4 strips": (4, 2),
+    "4 strips, one at a time": (4, 2, 4, 21),
 }
-"""Forced decode plans: strips, latent frames per turn, whether waiting memories rest."""
+"""Forced decode plans: strips, frames at a time, groups of strips, latent frames with kept features."""
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ def stage2(subject: Subject) -> list[Case]:
 def forced_plan(pack: host_models.Pack, plan: tuple[Any, ...]) -> Iterator[None]:
     """Decode by a plan instead of by the memory that is free."""
     chosen = pack.vae_plan.DecodePlan(*plan)
-    with mock.patch.object(pack.autoencoder, "_decode_plan", lambda vae, latent: chosen):
+    with mock.patch.object(pack.autoencoder.DecodePlanner, "first", lambda planner: chosen):
         yield
 
 

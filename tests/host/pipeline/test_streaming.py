@@ -1,7 +1,6 @@
 """Streaming through the Wan autoencoders against the host's own undivided decode and encode."""
 
 import copy
-import dataclasses
 import gc
 import weakref
 
@@ -11,11 +10,10 @@ import torch
 from comfy.ldm.wan import vae as wan21
 from comfy.ldm.wan import vae2_2 as wan22
 from comfy.model_patcher import ModelPatcher
-from swifti2v.nodes.comfyui import memory
 from swifti2v.nodes.pipeline import decode as decoding
 from swifti2v.nodes.pipeline import video_file
 from swifti2v.swifti2v_core.reference import hybrid
-from swifti2v.swifti2v_core.vae import memory_plan
+from swifti2v.swifti2v_core.vae import counting, memory_plan
 from swifti2v.swifti2v_core.vae import strips as strips_module
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -83,14 +81,23 @@ def raw(pixels):
     return pixels
 
 
-def unpinned(tensor):
-    """Do nothing, as ComfyUI does where nothing can be pinned."""
-
-
 def decoded(stream, module, latent, plan):
+    """Return the frames and how many came in each piece."""
+    decoder, bands = stream.StripDecoder(module, plan, raw), []
     with torch.inference_mode():
-        parts = list(stream.StripDecoder(module, plan, raw, unpinned).decode(latent))
-    return torch.cat(parts).movedim(-1, 0)[None], [len(part) for part in parts]
+        for band, pixels in zip(decoder.bands(latent), decoder.decode(latent), strict=True):
+            bands.append((band, pixels))
+    ends = [(band.frames.stop, pixels.shape) for band, pixels in bands]
+    height, width = (max(size) for size in zip(*((shape[1], shape[2]) for _, shape in ends), strict=True))
+    side = bands[0][0].side
+    total = max(band.end for band, _ in bands)
+    height, width = (total, width) if side == 1 else (height, total)
+    clip = torch.full(
+        (max(end for end, _ in ends), height, width, 3), float("nan"), dtype=bands[0][1].dtype
+    )
+    for band, pixels in bands:
+        band.of(clip).copy_(pixels)
+    return clip.movedim(-1, 0)[None], [len(pixels) for _, pixels in bands]
 
 
 def undivided(module, latent):
@@ -102,13 +109,14 @@ def relative(found, expected):
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-@pytest.mark.parametrize(("latent_frames", "offload"), [(1, False), (2, True), (3, True)])
+@pytest.mark.parametrize(("frames", "groups", "kept"), [(4, 1, 0), (2, 2, 1), (1, 5, 3)])
 @pytest.mark.parametrize("strips", [1, 2, 3, 4, 5])
 def test_strips_equal_the_undivided_decode(
-    stream, autoencoder, latent, whole, strips, latent_frames, offload
+    stream, autoencoder, latent, whole, strips, frames, groups, kept
 ):
-    frames, counts = decoded(stream, autoencoder, latent, stream.DecodePlan(strips, latent_frames, offload))
-    assert counts == {1: [1, 4, 4], 2: [5, 4], 3: [9]}[latent_frames]
+    groups = min(strips, groups)
+    frames, counts = decoded(stream, autoencoder, latent, stream.DecodePlan(strips, frames, groups, kept))
+    assert counts == [1, 4, 4] * groups
     assert frames.shape == whole.shape == (1, 3, 9, 48, 80)
     assert relative(frames, whole) <= 2e-6
 
@@ -118,14 +126,14 @@ def test_strips_equal_the_undivided_decode(
 def test_both_families_at_odd_sizes(stream, family, latent_frames, size):
     """One strip per two cells of features: every place where strips can meet is met."""
     latent = random_latent(family, latent_frames, *size)
-    plan = stream.DecodePlan(2 * max(size), 2, offload=True)
+    plan = stream.DecodePlan(2 * max(size), 2, groups=max(size), kept=1)
     assert relative(decoded(stream, family, latent, plan)[0], undivided(family, latent)) <= 2e-6
 
 
 def test_a_long_clip_does_not_drift_or_pulse(stream, family):
     latent = random_latent(family, 21, 1, 2)
     expected = undivided(family, latent)
-    frames, counts = decoded(stream, family, latent, stream.DecodePlan(3, 1))
+    frames, counts = decoded(stream, family, latent, stream.DecodePlan(3))
     assert counts == [1] + [4] * 20
     difference = (frames - expected).mean(dim=(0, 1, 3, 4)) / expected.abs().max()
     assert difference.abs().max() <= 1e-6
@@ -141,7 +149,7 @@ def test_the_halo_is_exactly_what_is_needed(stream, autoencoder, monkeypatch):
     errors = {}
     for halos in ((12, 10, 7), (12, 10, 6), (12, 9, 6), (6, 5, 3)):
         monkeypatch.setattr(stream, "tail_halos", lambda _, halos=halos: halos)
-        errors[halos] = relative(decoded(stream, exact, tall, stream.DecodePlan(2, 1))[0], expected)
+        errors[halos] = relative(decoded(stream, exact, tall, stream.DecodePlan(2))[0], expected)
     assert errors[12, 10, 7] < 1e-14 < 1e-12 < errors[12, 10, 6] <= errors[12, 9, 6] < errors[6, 5, 3]
     assert errors[6, 5, 3] > 1e-5
 
@@ -150,7 +158,7 @@ def test_sixteen_bits_are_no_worse_than_the_hosts(stream, family):
     latent = random_latent(family, 3, 5, 6)
     exact = undivided(family, latent)
     half = copy.deepcopy(family).bfloat16()
-    ours = decoded(stream, half, latent.bfloat16(), stream.DecodePlan(3, 1))[0]
+    ours = decoded(stream, half, latent.bfloat16(), stream.DecodePlan(3))[0]
     hosts = undivided(half, latent.bfloat16()).float()
     assert (ours - exact).abs().mean() <= 1.02 * (hosts - exact).abs().mean()
     assert (ours - exact).abs().max() <= 1.2 * (hosts - exact).abs().max()
@@ -160,7 +168,7 @@ def test_frames_come_while_later_ones_are_still_latent(stream, autoencoder, late
     """What is done does not wait for the end: later latent frames can still change."""
     changing = latent.clone()
     with torch.inference_mode():
-        decoding = stream.StripDecoder(autoencoder, stream.DecodePlan(2, 1), raw, unpinned).decode(changing)
+        decoding = stream.StripDecoder(autoencoder, stream.DecodePlan(2), raw).decode(changing)
         first = next(decoding)
         changing[:, :, 1:] = 0
         frames = torch.cat([first, *decoding]).movedim(-1, 0)[None]
@@ -191,9 +199,7 @@ def test_what_is_held_does_not_grow_with_the_clip(stream, family):
     def peak(latent_frames):
         latent, counts = random_latent(family, latent_frames, 2, 3), []
         with torch.inference_mode(), Held() as held:
-            for frames in stream.StripDecoder(family, stream.DecodePlan(2, 1), raw, unpinned).decode(
-                latent
-            ):
+            for frames in stream.StripDecoder(family, stream.DecodePlan(2), raw).decode(latent):
                 del frames
                 counts.append(held.count())
         return max(counts)
@@ -213,7 +219,7 @@ def test_an_interrupt_frees_everything(stream, family, stop, monkeypatch):
 
     latent = random_latent(family, 3, 2, 3)
     monkeypatch.setattr(stream.layers, "convolve", interrupted)
-    decoder = stream.StripDecoder(family, stream.DecodePlan(2, 1), raw, unpinned)
+    decoder = stream.StripDecoder(family, stream.DecodePlan(2), raw)
     with torch.inference_mode(), Held() as held:
         with pytest.raises(KeyboardInterrupt):
             list(decoder.decode(latent))
@@ -224,12 +230,14 @@ def test_an_interrupt_frees_everything(stream, family, stop, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(32, 48), (80, 16)])
+@pytest.mark.parametrize("groups", [1, 2, 16])
 @pytest.mark.parametrize("strips", [1, 2, 3, 16])
-def test_encoding_in_pieces_and_strips_equals_the_whole(stream, family, strips, size):
+def test_encoding_in_pieces_and_strips_equals_the_whole(stream, family, strips, groups, size):
+    plan = stream.EncodePlan(strips, min(strips, groups))
     frames = torch.rand(9, *size, 3, generator=torch.Generator().manual_seed(2)) * 2 - 1
     with torch.inference_mode():
         pieces = [frames[:1], *frames[1:].split(4)]
-        latent = torch.cat(list(stream.StripEncoder(family, strips).encode(pieces)), dim=2)
+        latent = torch.cat(list(stream.StripEncoder(family, plan).encode(pieces)), dim=2)
         expected = family.encode(frames.movedim(-1, 0)[None])
     assert latent.shape == expected.shape and latent.shape[2] == 3
     assert relative(latent, expected) <= 2e-6
@@ -245,10 +253,10 @@ def test_which_autoencoders_stream(stream, family, vae):
     assert not stream.is_wan_autoencoder(twice) and not stream.is_wan_autoencoder(transparent)
 
 
-def test_strips_cover_everything_once(planning):
+def test_strips_cover_everything_once():
     for length in (1, 5, 176):
         for strips in (1, 2, 7, 300):
-            ranges = planning.strip_ranges(length, strips)
+            ranges = counting.strip_ranges(length, strips)
             assert [place for begin, end in ranges for place in range(begin, end)] == list(range(length))
 
 
@@ -259,7 +267,7 @@ def real():
         return wan22.WanVAE(dim=160, dec_dim=256, z_dim=48, temperal_downsample=[False, True, True])
 
 
-PLANS_OF_2K = [(strips, 1, False) for strips in (1, 2, 4)] + [(strips, 6, True) for strips in (8, 16, 32)]
+PLANS_OF_2K = [(strips, frames) for strips in (1, 2, 4, 8, 16, 32) for frames in (1, 4)]
 
 
 @pytest.fixture
@@ -301,29 +309,15 @@ class Peak(Held):
         return result
 
 
-class Elsewhere:
-    """A cache in memory that is not counted."""
-
-    def __init__(self, pin):
-        self._kept = {}
-
-    def store(self, tensors):
-        self._kept = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-
-    def fetch(self, device):
-        return {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in self._kept.items()}
-
-
 @pytest.mark.parametrize("cut", PLANS_OF_2K)
-def test_a_2k_decode_takes_what_was_planned(stream, planning, real, shapes_alone, cut, monkeypatch):
-    plan = planning.DecodePlan(*cut)
-    monkeypatch.setattr(stream, "PinnedCache", Elsewhere)
+def test_a_2k_decode_takes_what_was_planned(stream, planning, real, shapes_alone, cut):
+    plan = planning.DecodePlan(*cut, groups=max(1, cut[0] // 4))
     with torch.device("meta"), torch.inference_mode(), Peak() as peak:
-        latent = torch.empty(1, 48, 2 + plan.latent_frames, 88, 160, dtype=torch.bfloat16)
-        decoder = stream.StripDecoder(real, plan, lambda pixels: pixels.float().half(), unpinned)
+        latent = torch.empty(1, 48, 3, 88, 160, dtype=torch.bfloat16)
+        decoder = stream.StripDecoder(real, plan, lambda pixels: pixels.float().half())
         for frames in decoder.decode(latent):
             del frames
-    planned = planning.decode_memory_bytes(real.decoder, 88, 160, 2, plan)
+    planned = planning.decode_cost(real.decoder, 88, 160, 2, plan, 3).device_bytes
     assert 0.7 * planned < peak.most <= planned
 
 
@@ -331,42 +325,36 @@ def test_a_2k_decode_takes_what_was_planned(stream, planning, real, shapes_alone
 def test_a_2k_encode_takes_what_was_planned(stream, planning, real, shapes_alone, strips):
     with torch.device("meta"), torch.inference_mode(), Peak() as peak:
         pieces = (torch.empty(count, 1408, 2560, 3, dtype=torch.bfloat16) for count in (1, 4, 4))
-        list(stream.StripEncoder(real, strips).encode(pieces))
-    planned = planning.encode_memory_bytes(real.encoder, 1408, 2560, 2, strips)
+        list(stream.StripEncoder(real, planning.EncodePlan(strips)).encode(pieces))
+    planned = planning.encode_cost(real.encoder, 1408, 2560, 2, planning.EncodePlan(strips), 3).device_bytes
     assert 0.7 * planned < peak.most <= planned
 
 
 def test_plans_by_free_memory(planning, real):
     def plan(gibibytes):
-        return planning.plan_decode(real.decoder, 88, 160, 2, gibibytes * 2**30)
+        return planning.plan_decode(real.decoder, 88, 160, 2, gibibytes * 2**30, latent_frames=21)
 
-    assert plan(60) == planning.DecodePlan(1, 1)
-    assert plan(20) == planning.DecodePlan(2, 1)
-    assert plan(17.5) == planning.DecodePlan(4, 1)
-    assert plan(10) == planning.DecodePlan(8, 6, offload=True)
-    assert plan(1) == planning.DecodePlan(64, 1, offload=True)  # try it; out of memory is handled elsewhere
-    strips = [planning.plan_encode(real.encoder, 1408, 2560, 2, size * 2**30) for size in (20, 8, 6, 1)]
+    assert plan(60) == planning.DecodePlan(1, frames=2)
+    assert plan(20) == planning.DecodePlan(2)
+    assert plan(16.2) == planning.DecodePlan(4, frames=2)
+    assert plan(10) == planning.DecodePlan(3, groups=3, kept=21)
+    assert plan(1).strips == plan(1).groups == 64  # try it; out of memory is handled elsewhere
+    plans = [planning.plan_encode(real.encoder, 1408, 2560, 2, size * 2**30) for size in (20, 8, 6.2, 1)]
+    strips = [plan.strips for plan in plans]
     assert strips == sorted(strips) and strips[0] == 1 and strips[-1] == 16
 
 
-def test_smaller_plans_are_all_tried(planning):
-    plan, plans = planning.DecodePlan(1, 1), []
-    while plan:
-        plans.append(plan)
-        plan = planning.smaller_plan(plan)
-    assert tuple(plans) == planning.DECODE_PLANS
-
-
 @pytest.mark.parametrize("size", [(3, 2), (2, 3)])
-def test_memories_are_counted_exactly(stream, planning, family, size, monkeypatch):
-    latent = random_latent(family, 2, *size)
-    decoder = stream.StripDecoder(family, planning.DecodePlan(1, 1), raw, unpinned)
+def test_memories_are_counted_exactly(stream, family, size, monkeypatch):
+    latent, caches = random_latent(family, 2, *size), []
+    strip = stream.StripDecoder._strip
+    monkeypatch.setattr(
+        stream.StripDecoder, "_strip", lambda self, *args: caches.append(args[-1]) or strip(self, *args)
+    )
     with torch.inference_mode():
-        list(decoder.decode(latent))
-    held = sum(part.numel() * 4 for part in decoder._strip_caches[0].values())
-    monkeypatch.setattr(planning, "DECODE_COPIES", 0)
-    nothing_whole = dataclasses.replace(planning.DecodePlan(1, 1), latent_frames=0)
-    assert planning.decode_memory_bytes(family.decoder, *size, 4, nothing_whole) == held
+        list(stream.StripDecoder(family, stream.DecodePlan(1), raw).decode(latent))
+    held = sum(part.numel() * 4 for part in caches[-1].values())
+    assert counting.DecodeCounter(family.decoder, *size, 4).cache_bytes(strips=1) == held
 
 
 # --- Through the nodes, with ComfyUI's VAE around the module ----------------------------------------
@@ -400,19 +388,19 @@ def test_the_video_is_written_while_later_frames_are_latent(run, host_vae, laten
     order = []
     write, tail = (
         video_file.VideoFile.write,
-        strips_module.StripDecoder._tail,
+        strips_module.StripDecoder._strip,
     )
 
     def spy_write(self, frame):
         order.append("write")
         write(self, frame)
 
-    def spy_tail(self, *args, **kwargs):
+    def spy_strip(self, *args, **kwargs):
         order.append("decode")
         return tail(self, *args, **kwargs)
 
     monkeypatch.setattr(video_file.VideoFile, "write", spy_write)
-    monkeypatch.setattr(strips_module.StripDecoder, "_tail", spy_tail)
+    monkeypatch.setattr(strips_module.StripDecoder, "_strip", spy_strip)
     run("SwiftI2V_DecodeToVideo", samples={"samples": latent}, vae=host_vae, filename_prefix="streamed")
     assert order == ["decode", "write"] + ["decode", *["write"] * 4] * 2
 
@@ -431,7 +419,7 @@ def test_out_of_memory_goes_on_with_smaller_strips_and_the_same_picture(
         return strip(self, *args, **kwargs)
 
     monkeypatch.setattr(core.StripDecoder, "_strip", failing)
-    monkeypatch.setattr(decoding, "_decode_plan", lambda vae, latent: core.DecodePlan(2, 1))
+    monkeypatch.setattr(decoding.DecodePlanner, "first", lambda _: core.DecodePlan(2))
     with torch.inference_mode(), caplog.at_level("WARNING", logger="SwiftI2V"):
         frames = decoding.decode_images(host_vae, latent)
     assert (frames - as_images(whole)).abs().max() <= 1e-5
@@ -451,57 +439,12 @@ def test_out_of_memory_at_every_number_of_strips(pack, host_vae, latent, whole, 
         return strip(self, *args, **kwargs)
 
     monkeypatch.setattr(core.StripDecoder, "_strip", failing)
-    monkeypatch.setattr(decoding, "_decode_plan", lambda vae, latent: core.DecodePlan(1, 1))
+    monkeypatch.setattr(decoding.DecodePlanner, "first", lambda _: core.DecodePlan(1))
     with torch.inference_mode(), caplog.at_level("WARNING", logger="SwiftI2V"):
         frames = decoding.decode_images(host_vae, latent)
     assert (frames - as_images(whole)).abs().max() <= 1e-5
     assert list(calls)[:6] == [1, 2, 4, 8, 16, 32]
     assert caplog.text.count("out of memory") == 1
-
-
-def test_what_is_pinned_is_unpinned_also_after_an_error(pack, host_vae, latent, monkeypatch):
-    import comfy.model_management as management
-
-    pinned, order = {}, []
-    monkeypatch.setattr(management, "pin_memory", lambda tensor: pinned.setdefault(id(tensor), True))
-    monkeypatch.setattr(management, "unpin_memory", lambda t: order.append("unpin") or pinned.pop(id(t)))
-    monkeypatch.setattr(memory, "synchronize", lambda device: order.append("wait"))
-    plan = memory_plan.DecodePlan(2, 2, offload=True)
-    monkeypatch.setattr(decoding, "_decode_plan", lambda *_: plan)
-    with torch.inference_mode():
-        frames = decoding.decode_bytes(host_vae, latent)
-        next(frames)
-        assert len(pinned) > 10
-        frames.close()
-    assert not pinned and order[0] == "wait" and set(order[1:]) == {"unpin"}
-
-
-def test_what_a_failed_attempt_pinned_is_unpinned_before_the_next(pack, host_vae, latent, monkeypatch):
-    import comfy.model_management as management
-
-    core, pinned, attempts, strips = strips_module, set(), [], []
-    monkeypatch.setattr(management, "pin_memory", lambda tensor: pinned.add(id(tensor)) or True)
-    monkeypatch.setattr(management, "unpin_memory", lambda tensor: pinned.discard(id(tensor)))
-    monkeypatch.setattr(memory, "synchronize", lambda device: None)
-    plan = memory_plan.DecodePlan(8, 2, offload=True)
-    monkeypatch.setattr(decoding, "_decode_plan", lambda *_: plan)
-    start, strip = core.StripDecoder.__init__, core.StripDecoder._strip
-
-    def starting(self, *args):
-        attempts.append(len(pinned))
-        start(self, *args)
-
-    def failing(self, *args):
-        strips.append(len(pinned))
-        if strips[-1] > 10 and len(attempts) < 3:
-            raise torch.OutOfMemoryError("injected")
-        return strip(self, *args)
-
-    monkeypatch.setattr(core.StripDecoder, "__init__", starting)
-    monkeypatch.setattr(core.StripDecoder, "_strip", failing)
-    with torch.inference_mode():
-        decoding.decode_images(host_vae, latent)
-    assert attempts == [0, 0, 0] and max(strips) > 10
 
 
 @pytest.mark.parametrize("error", [KeyError("no"), RuntimeError("shape mismatch")])
@@ -554,11 +497,12 @@ def test_the_reference_is_encoded_in_pieces(run, host_vae, autoencoder, photo, p
     encoder = strips_module.StripEncoder
     front, tried, enough = encoder._front, [], 0
 
-    def failing(self, x):
-        tried.append(self._strips)
-        if self._strips < enough or (len(x[0]) == 4 and self._strips < 2 * enough):
+    def failing(self, x, *args):
+        tried.append(self._plan.strips)
+        tried_strips = self._plan.strips
+        if tried_strips < enough or (len(x[0]) == 4 and tried_strips < 2 * enough):
             raise torch.OutOfMemoryError("injected")
-        return front(self, x)
+        return front(self, x, *args)
 
     monkeypatch.setattr(encoder, "_front", failing)
     for enough, last in ((1, 2), (4, 8), (8, 16)):  # noqa: B007 (read in failing)
@@ -584,12 +528,12 @@ def test_the_real_shapes_through_comfyuis_own_vae_object(pack, run, monkeypatch)
     }
     vae = comfy.sd.VAE(sd=state)
     core = strips_module
-    planned = decoding._decode_plan
+    planned = decoding.DecodePlanner.first
     latent = torch.randn(1, 48, 2, 4, 3, generator=generator)
     with torch.inference_mode():
         expected = vae.decode(latent)[0]
-    for plan in (None, core.DecodePlan(3, 2, offload=True)):
-        monkeypatch.setattr(decoding, "_decode_plan", lambda *a, plan=plan: plan or planned(*a))
+    for plan in (None, core.DecodePlan(3, 2, groups=2, kept=1)):
+        monkeypatch.setattr(decoding.DecodePlanner, "first", lambda self, plan=plan: plan or planned(self))
         images = run("SwiftI2V_TiledVAEDecode", samples={"samples": latent}, vae=vae)[0]
         assert expected.std() > 0.05 and (images - expected).abs().max() <= 1e-5
     photo, motion = torch.rand(1, 32, 64, 3), torch.rand(5, 32, 64, 3)
