@@ -16,10 +16,10 @@ from benchmarks.speed.measure import measure_ceilings
 from benchmarks.speed.two_k import run_rows
 
 PLANS = {
-    "1 strip": (1, 1, None),
-    "2 strips": (2, 1, None),
-    "4 strips": (4, 1, None),
-    "4 resting strips": (4, 2, True),
+    "1 strip": (1,),
+    "2 strips": (2,),
+    "4 strips": (4,),
+    "4 strips, one at a time": (4, 4, 4, 3),
 }
 
 

@@ -41,10 +41,6 @@ def raw(pixels):
     return pixels
 
 
-def unpinned(tensor):
-    """Do nothing, as ComfyUI does where nothing can be pinned."""
-
-
 def decoded(module, latent, plan):
     with torch.inference_mode():
         parts = list(streaming.StripDecoder(module, plan, raw, unpinned).decode(latent))
