@@ -42,9 +42,17 @@ def raw(pixels):
 
 
 def decoded(module, latent, plan):
+    """Return a decoded clip ``[1, 3, F, H, W]``, put together from its bands, and their frames."""
+    decoder = streaming.StripDecoder(module, plan, raw)
     with torch.inference_mode():
-        parts = list(streaming.StripDecoder(module, plan, raw, unpinned).decode(latent))
-    return torch.cat(parts).movedim(-1, 0)[None], [len(part) for part in parts]
+        parts = list(zip(decoder.bands(latent), decoder.decode(latent), strict=True))
+    last, pixels = parts[-1]
+    size = list(pixels.shape[1:3])
+    size[last.side - 1] = last.end
+    clip = torch.full((last.frames.stop, *size, 3), float("nan"), dtype=pixels.dtype)
+    for band, pixels in parts:
+        band.of(clip).copy_(pixels)
+    return clip.movedim(-1, 0)[None], [len(pixels) for _, pixels in parts]
 
 
 def undivided(module, latent):

@@ -4,10 +4,8 @@ import pytest
 import torch
 from autoencoders import as_images
 from comfy.ldm.wan import vae2_2 as wan22
-from swifti2v.nodes.comfyui import memory
 from swifti2v.nodes.pipeline import decode as decoding
 from swifti2v.nodes.pipeline import video_file
-from swifti2v.swifti2v_core.vae import memory_plan
 from swifti2v.swifti2v_core.vae import strips as streaming
 
 
@@ -22,21 +20,21 @@ def test_images_are_the_undivided_decode(run, host_vae, latent, whole):
 
 def test_the_video_is_written_while_later_frames_are_latent(run, host_vae, latent, monkeypatch):
     order = []
-    write, tail = (
+    write, strip = (
         video_file.VideoFile.write,
-        streaming.StripDecoder._tail,
+        streaming.StripDecoder._strip,
     )
 
     def spy_write(self, frame):
         order.append("write")
         write(self, frame)
 
-    def spy_tail(self, *args, **kwargs):
+    def spy_strip(self, *args, **kwargs):
         order.append("decode")
-        return tail(self, *args, **kwargs)
+        return strip(self, *args, **kwargs)
 
     monkeypatch.setattr(video_file.VideoFile, "write", spy_write)
-    monkeypatch.setattr(streaming.StripDecoder, "_tail", spy_tail)
+    monkeypatch.setattr(streaming.StripDecoder, "_strip", spy_strip)
     run("SwiftI2V_DecodeToVideo", samples={"samples": latent}, vae=host_vae, filename_prefix="streamed")
     assert order == ["decode", "write"] + ["decode", *["write"] * 4] * 2
 
@@ -54,7 +52,7 @@ def test_out_of_memory_retries_in_smaller_strips_with_the_same_picture(
         return strip(self, *args, **kwargs)
 
     monkeypatch.setattr(streaming.StripDecoder, "_strip", failing)
-    monkeypatch.setattr(decoding, "_decode_plan", lambda vae, latent: streaming.DecodePlan(2, 1))
+    monkeypatch.setattr(decoding.DecodePlanner, "first", lambda _: streaming.DecodePlan(2))
     with torch.inference_mode(), caplog.at_level("WARNING", logger="SwiftI2V"):
         frames = decoding.decode_images(host_vae, latent)
     assert (frames - as_images(whole)).abs().max() <= 1e-5
@@ -73,57 +71,12 @@ def test_out_of_memory_at_every_number_of_strips(host_vae, latent, whole, monkey
         return strip(self, *args, **kwargs)
 
     monkeypatch.setattr(streaming.StripDecoder, "_strip", failing)
-    monkeypatch.setattr(decoding, "_decode_plan", lambda vae, latent: streaming.DecodePlan(1, 1))
+    monkeypatch.setattr(decoding.DecodePlanner, "first", lambda _: streaming.DecodePlan(1))
     with torch.inference_mode(), caplog.at_level("WARNING", logger="SwiftI2V"):
         frames = decoding.decode_images(host_vae, latent)
     assert (frames - as_images(whole)).abs().max() <= 1e-5
     assert list(calls)[:6] == [1, 2, 4, 8, 16, 32]
     assert caplog.text.count("out of memory") == 1
-
-
-def test_what_is_pinned_is_unpinned_also_after_an_error(host_vae, latent, monkeypatch):
-    import comfy.model_management as management
-
-    pinned, order = {}, []
-    monkeypatch.setattr(management, "pin_memory", lambda tensor: pinned.setdefault(id(tensor), True))
-    monkeypatch.setattr(management, "unpin_memory", lambda t: order.append("unpin") or pinned.pop(id(t)))
-    monkeypatch.setattr(memory, "synchronize", lambda device: order.append("wait"))
-    plan = memory_plan.DecodePlan(2, 2, offload=True)
-    monkeypatch.setattr(decoding, "_decode_plan", lambda *_: plan)
-    with torch.inference_mode():
-        frames = decoding.decode_bytes(host_vae, latent)
-        next(frames)
-        assert len(pinned) > 10
-        frames.close()
-    assert not pinned and order[0] == "wait" and set(order[1:]) == {"unpin"}
-
-
-def test_what_a_failed_attempt_pinned_is_unpinned_before_the_next(host_vae, latent, monkeypatch):
-    import comfy.model_management as management
-
-    pinned, attempts, strips = set(), [], []
-    monkeypatch.setattr(management, "pin_memory", lambda tensor: pinned.add(id(tensor)) or True)
-    monkeypatch.setattr(management, "unpin_memory", lambda tensor: pinned.discard(id(tensor)))
-    monkeypatch.setattr(memory, "synchronize", lambda device: None)
-    plan = memory_plan.DecodePlan(8, 2, offload=True)
-    monkeypatch.setattr(decoding, "_decode_plan", lambda *_: plan)
-    start, strip = streaming.StripDecoder.__init__, streaming.StripDecoder._strip
-
-    def starting(self, *args):
-        attempts.append(len(pinned))
-        start(self, *args)
-
-    def failing(self, *args):
-        strips.append(len(pinned))
-        if strips[-1] > 10 and len(attempts) < 3:
-            raise torch.OutOfMemoryError("injected")
-        return strip(self, *args)
-
-    monkeypatch.setattr(streaming.StripDecoder, "__init__", starting)
-    monkeypatch.setattr(streaming.StripDecoder, "_strip", failing)
-    with torch.inference_mode():
-        decoding.decode_images(host_vae, latent)
-    assert attempts == [0, 0, 0] and max(strips) > 10
 
 
 @pytest.mark.parametrize("error", [KeyError("no"), RuntimeError("shape mismatch")])
@@ -176,12 +129,12 @@ def test_the_real_shapes_through_comfyuis_own_vae_object(run, monkeypatch):
         for key, value in shapes.items()
     }
     vae = comfy.sd.VAE(sd=state)
-    planned = decoding._decode_plan
+    planned = decoding.DecodePlanner.first
     latent = torch.randn(1, 48, 2, 4, 3, generator=generator)
     with torch.inference_mode():
         expected = vae.decode(latent)[0]
-    for plan in (None, streaming.DecodePlan(3, 2, offload=True)):
-        monkeypatch.setattr(decoding, "_decode_plan", lambda *a, plan=plan: plan or planned(*a))
+    for plan in (None, streaming.DecodePlan(3, 2, groups=2, kept=1)):
+        monkeypatch.setattr(decoding.DecodePlanner, "first", lambda self, plan=plan: plan or planned(self))
         images = run("SwiftI2V_TiledVAEDecode", samples={"samples": latent}, vae=vae)[0]
         assert expected.std() > 0.05 and (images - expected).abs().max() <= 1e-5
     photo, motion = torch.rand(1, 32, 64, 3), torch.rand(5, 32, 64, 3)

@@ -1,13 +1,11 @@
 """Plans by free memory, and that the work takes what was planned."""
 
-import dataclasses
-
 import comfy.ops
 import pytest
 import torch
-from autoencoders import Held, random_latent, raw, unpinned
+from autoencoders import Held, random_latent, raw
 from comfy.ldm.wan import vae2_2 as wan22
-from swifti2v.swifti2v_core.vae import memory_plan
+from swifti2v.swifti2v_core.vae import counting, memory_plan
 from swifti2v.swifti2v_core.vae import strips as streaming
 
 
@@ -18,7 +16,7 @@ def real():
         return wan22.WanVAE(dim=160, dec_dim=256, z_dim=48, temperal_downsample=[False, True, True])
 
 
-PLANS_OF_2K = [(strips, 1, False) for strips in (1, 2, 4)] + [(strips, 6, True) for strips in (8, 16, 32)]
+PLANS_OF_2K = [(strips, frames) for strips in (1, 2, 4, 8, 16, 32) for frames in (1, 4)]
 
 
 @pytest.fixture
@@ -60,29 +58,15 @@ class Peak(Held):
         return result
 
 
-class Elsewhere:
-    """A cache in memory that is not counted."""
-
-    def __init__(self, pin):
-        self._kept = {}
-
-    def store(self, tensors):
-        self._kept = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-
-    def fetch(self, device):
-        return {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in self._kept.items()}
-
-
 @pytest.mark.parametrize("cut", PLANS_OF_2K)
-def test_a_2k_decode_takes_what_was_planned(real, shapes_alone, cut, monkeypatch):
-    plan = memory_plan.DecodePlan(*cut)
-    monkeypatch.setattr(streaming, "PinnedCache", Elsewhere)
+def test_a_2k_decode_takes_what_was_planned(real, shapes_alone, cut):
+    plan = memory_plan.DecodePlan(*cut, groups=max(1, cut[0] // 4))
     with torch.device("meta"), torch.inference_mode(), Peak() as peak:
-        latent = torch.empty(1, 48, 2 + plan.latent_frames, 88, 160, dtype=torch.bfloat16)
-        decoder = streaming.StripDecoder(real, plan, lambda pixels: pixels.float().half(), unpinned)
+        latent = torch.empty(1, 48, 3, 88, 160, dtype=torch.bfloat16)
+        decoder = streaming.StripDecoder(real, plan, lambda pixels: pixels.float().half())
         for frames in decoder.decode(latent):
             del frames
-    planned = memory_plan.decode_memory_bytes(real.decoder, 88, 160, 2, plan)
+    planned = memory_plan.decode_cost(real.decoder, 88, 160, 2, plan, 3).device_bytes
     assert 0.7 * planned < peak.most <= planned
 
 
@@ -90,46 +74,43 @@ def test_a_2k_decode_takes_what_was_planned(real, shapes_alone, cut, monkeypatch
 def test_a_2k_encode_takes_what_was_planned(real, shapes_alone, strips):
     with torch.device("meta"), torch.inference_mode(), Peak() as peak:
         pieces = (torch.empty(count, 1408, 2560, 3, dtype=torch.bfloat16) for count in (1, 4, 4))
-        list(streaming.StripEncoder(real, strips).encode(pieces))
-    planned = memory_plan.encode_memory_bytes(real.encoder, 1408, 2560, 2, strips)
+        list(streaming.StripEncoder(real, memory_plan.EncodePlan(strips)).encode(pieces))
+    plan = memory_plan.EncodePlan(strips)
+    planned = memory_plan.encode_cost(real.encoder, 1408, 2560, 2, plan, 3).device_bytes
     assert 0.7 * planned < peak.most <= planned
 
 
 def test_plans_by_free_memory(real):
     def plan(gibibytes):
-        return memory_plan.plan_decode(real.decoder, 88, 160, 2, gibibytes * 2**30)
+        return memory_plan.plan_decode(real.decoder, 88, 160, 2, gibibytes * 2**30, latent_frames=21)
 
-    assert plan(60) == memory_plan.DecodePlan(1, 1)
-    assert plan(20) == memory_plan.DecodePlan(2, 1)
-    assert plan(17.5) == memory_plan.DecodePlan(4, 1)
-    assert plan(10) == memory_plan.DecodePlan(8, 6, offload=True)
-    assert plan(1) == memory_plan.DecodePlan(64, 1, offload=True)  # the smallest: try it
-    strips = [memory_plan.plan_encode(real.encoder, 1408, 2560, 2, size * 2**30) for size in (20, 8, 6, 1)]
+    assert plan(60) == memory_plan.DecodePlan(1, frames=2)
+    assert plan(20) == memory_plan.DecodePlan(2)
+    assert plan(16.2) == memory_plan.DecodePlan(4, frames=2)
+    assert plan(10) == memory_plan.DecodePlan(3, groups=3, kept=21)
+    assert plan(1).strips == plan(1).groups == 64  # the smallest: try it
+    plans = [
+        memory_plan.plan_encode(real.encoder, 1408, 2560, 2, size * 2**30) for size in (20, 8, 6.2, 1)
+    ]
+    strips = [plan.strips for plan in plans]
     assert strips == sorted(strips) and strips[0] == 1 and strips[-1] == 16
-
-
-def test_smaller_plans_are_all_tried():
-    plan, plans = memory_plan.DecodePlan(1, 1), []
-    while plan:
-        plans.append(plan)
-        plan = memory_plan.smaller_plan(plan)
-    assert tuple(plans) == memory_plan.DECODE_PLANS
 
 
 @pytest.mark.parametrize("size", [(3, 2), (2, 3)])
 def test_caches_are_counted_exactly(family, size, monkeypatch):
-    latent = random_latent(family, 2, *size)
-    decoder = streaming.StripDecoder(family, memory_plan.DecodePlan(1, 1), raw, unpinned)
+    latent, caches = random_latent(family, 2, *size), []
+    strip = streaming.StripDecoder._strip
+    monkeypatch.setattr(
+        streaming.StripDecoder, "_strip", lambda self, *args: caches.append(args[-1]) or strip(self, *args)
+    )
     with torch.inference_mode():
-        list(decoder.decode(latent))
-    held = sum(part.numel() * 4 for part in decoder._strip_caches[0].values())
-    monkeypatch.setattr(memory_plan, "DECODE_COPIES", 0)
-    nothing_whole = dataclasses.replace(memory_plan.DecodePlan(1, 1), latent_frames=0)
-    assert memory_plan.decode_memory_bytes(family.decoder, *size, 4, nothing_whole) == held
+        list(streaming.StripDecoder(family, streaming.DecodePlan(1), raw).decode(latent))
+    held = sum(part.numel() * 4 for part in caches[-1].values())
+    assert counting.DecodeCounter(family.decoder, *size, 4).cache_bytes(strips=1) == held
 
 
 def test_strips_cover_everything_once():
     for length in (1, 5, 176):
         for strips in (1, 2, 7, 300):
-            ranges = memory_plan.strip_ranges(length, strips)
+            ranges = counting.strip_ranges(length, strips)
             assert [place for begin, end in ranges for place in range(begin, end)] == list(range(length))
