@@ -14,9 +14,6 @@ from .sampling import to_storage
 FREE_SHARE = 0.9
 """Part of the free memory that a plan may count on; the rest covers fragments. Plans count every tensor."""
 
-RETRY_SHARE = 0.75
-"""Part of a failed plan's memory that the next plan may take at most."""
-
 MOST_ASKED = 0.8
 """Part of a device that ComfyUI is asked to free: more would only push out the VAE's own weights."""
 

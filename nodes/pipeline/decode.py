@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import astuple
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 
 from ...swifti2v_core.geometry import pixel_frame_count
 from ...swifti2v_core.images import FiniteCheck, to_bytes
-from ...swifti2v_core.vae.counting import Cost, DecodeCounter
-from ...swifti2v_core.vae.memory_plan import DecodePlan, plan_decode
+from ...swifti2v_core.vae.counting import Cost
+from ...swifti2v_core.vae.memory_plan import DecodePlan, decode_cost, plan_decode
 from ...swifti2v_core.vae.strips import Band, StripDecoder
 from ...swifti2v_core.vae.transfer import delayed_by_one
 from ..comfyui import memory
 from ..comfyui.progress import check_interrupted, frame_progress
-from ..comfyui.vae import FREE_SHARE, RETRY_SHARE, free_bytes_after_loading, pixel_size_of, streams
-from .memory_advice import MemoryNeed, shortage, smaller_sizes
+from ..comfyui.vae import cell_size, pixel_size_of, streams
+from .vae_plans import Planner
 
 logger = logging.getLogger("SwiftI2V")
+
+T = TypeVar("T")
 
 Convert = Callable[[torch.Tensor], torch.Tensor]
 """Converts finished pixels on the device to the format that leaves it."""
@@ -88,18 +90,16 @@ def _decode_streamed(
 
     Frames that come in bands are put together in ``clip``, which is made if it is not given.
     """
+    planner = decode_planner(vae, latent, clip_exists=clip is not None)
+    plan, done, ran_out = first_plan(planner, vae), 0, False
     check = FiniteCheck(vae.device)
-    planner = DecodePlanner(vae, latent, frames_given=clip is not None)
-    plan, done, ran_out = planner.first(), 0, False
     while True:
-        pieces = _attempt(vae, latent, plan, _finisher(vae, check, convert))
+        pieces = _checked(check, _attempt(vae, latent, plan, _finisher(vae, check, convert)))
         try:
-            for frames in _skip(done, _whole_frames(planner, pieces, clip)):
-                if not done:
-                    _check_finite(check)  # fail at the first frames rather than at the end
+            for frames in _skip(done, _whole_frames(pixel_frame_count(latent.shape[2]), pieces, clip)):
                 done += len(frames)
                 yield frames
-            break
+            return
         except Exception as error:
             if not memory.is_out_of_memory(error):
                 raise
@@ -107,10 +107,51 @@ def _decode_streamed(
             of_cpu = memory.is_out_of_cpu_memory(error)
         del pieces
         memory.release_memory()
-        plan = planner.smaller(plan, of_cpu)
+        smaller = planner.smaller(plan, of_cpu)
+        if smaller is None:
+            raise planner.shortage(plan, of_cpu)
+        plan = smaller
         if not ran_out:
             logger.warning("The decode ran out of memory and starts again in smaller strips.")
         ran_out = True
+
+
+def decode_planner(vae: Any, latent: torch.Tensor, clip_exists: bool) -> Planner[DecodePlan]:
+    """Return the planner of a decode, for which memory for the clip's frames may exist already."""
+    decoder, element = vae.first_stage_model.decoder, vae.vae_dtype.itemsize
+    latent_frames, cell = int(latent.shape[2]), cell_size(vae)
+    width, height = pixel_size_of(vae, latent)
+
+    def clip_bytes(wide: int, high: int) -> int:
+        return 0 if clip_exists else pixel_frame_count(latent_frames) * wide * high * 3
+
+    def choose(free: float, free_ram: float) -> DecodePlan:
+        free_ram = max(0.0, free_ram - clip_bytes(width, height))
+        return plan_decode(decoder, height // cell, width // cell, element, free, latent_frames, free_ram)
+
+    def cost(plan: DecodePlan, wide: int, high: int) -> Cost:
+        found = decode_cost(decoder, high // cell, wide // cell, element, plan, latent_frames)
+        waiting = clip_bytes(wide, high) if plan.groups > 1 else 0
+        return replace(found, ram_bytes=found.ram_bytes + waiting)
+
+    return Planner("decode", vae, (width, height), choose, cost)
+
+
+def first_plan(planner: Planner[DecodePlan], vae: Any) -> DecodePlan:
+    """Return the plan for the memory that is free now."""
+    plan = planner.first([vae.first_stage_model.decoder, vae.first_stage_model.conv2])
+    groups = "" if plan.groups == 1 else f" in {plan.groups} groups"
+    logger.info("Decode: %d strips%s, %d frames at a time", plan.strips, groups, plan.frames)
+    return plan
+
+
+def _checked(check: FiniteCheck, pieces: Iterator[T]) -> Iterator[T]:
+    """Yield pieces; what is not finite fails at the first one rather than at the end."""
+    for number, piece in enumerate(pieces):
+        if number == 0:
+            _check_finite(check)
+        yield piece
+        del piece  # frees its memory while the next one is made
     _check_finite(check)
 
 
@@ -134,16 +175,15 @@ def _attempt(
 
 
 def _whole_frames(
-    planner: DecodePlanner, pieces: Iterator[tuple[Band, torch.Tensor]], clip: torch.Tensor | None
+    count: int, pieces: Iterator[tuple[Band, torch.Tensor]], clip: torch.Tensor | None
 ) -> Iterator[torch.Tensor]:
-    """Put bands together and yield frames as they are finished."""
-    frames, height, width = planner.clip_size
+    """Put the bands of ``count`` frames together and yield frames as they are finished."""
     for band, pixels in pieces:
-        if pixels.shape[1:3] == (height, width):
+        if band.whole:
             yield pixels
             continue
         if clip is None:
-            clip = torch.empty(frames, height, width, 3, dtype=pixels.dtype)
+            clip = band.room_for(count, pixels)
         band.of(clip).copy_(pixels)
         if band.finishes:
             yield clip[band.frames]
@@ -156,95 +196,3 @@ def _skip(count: int, pieces: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
         count -= len(frames) - len(left)
         if len(left):
             yield left
-
-
-class DecodePlanner:
-    """Chooses how one clip is decoded, first by what is free and then by what has failed.
-
-    Parameters
-    ----------
-    vae, latent
-        The clip and what decodes it.
-    frames_given
-        Whether memory for the clip's frames exists already.
-    """
-
-    def __init__(self, vae: Any, latent: torch.Tensor, frames_given: bool) -> None:
-        self._vae, self._size = vae, (int(latent.shape[-2]), int(latent.shape[-1]))
-        self._latent_frames = int(latent.shape[2])
-        width, height = pixel_size_of(vae, latent)
-        self.clip_size = pixel_frame_count(self._latent_frames), height, width
-        self._clip_bytes = 0 if frames_given else self.clip_size[0] * height * width * 3
-        self._on_cpu = vae.device.type == "cpu"
-        self._free = self._free_ram = float("inf")
-
-    def first(self) -> DecodePlan:
-        """Make room for the decoder and return the plan for the memory that is free then.
-
-        Raises
-        ------
-        RuntimeError
-            If the frames fit only in more RAM than is free.
-        """
-        fastest = self._cost(DecodePlan(1), *self._size).device_bytes
-        parts = [self._vae.first_stage_model.decoder, self._vae.first_stage_model.conv2]
-        self._free = free_bytes_after_loading(self._vae, fastest, parts)
-        self._free_ram = FREE_SHARE * memory.free_bytes(memory.CPU)
-        plan = self._plan()
-        if self._ram_bytes(plan) > self._free_ram:
-            raise self._shortage(plan, of_cpu=True)
-        return plan
-
-    def smaller(self, plan: DecodePlan, of_cpu: bool) -> DecodePlan:
-        """Return the plan to try after one ran out of memory, the CPU's if ``of_cpu``.
-
-        It takes less of what ran out.
-
-        Raises
-        ------
-        RuntimeError
-            If no plan takes less.
-        """
-        failed, failed_ram = self._cost(plan, *self._size).device_bytes, self._ram_bytes(plan)
-        if of_cpu and not self._on_cpu:
-            self._free_ram = min(self._free_ram, RETRY_SHARE * failed_ram)
-            smaller = self._plan()
-            less = self._ram_bytes(smaller) < failed_ram
-        else:
-            self._free = min(self._free, RETRY_SHARE * failed)
-            smaller = self._plan()
-            less = self._cost(smaller, *self._size).device_bytes < failed
-        if not less:
-            raise self._shortage(plan, of_cpu)
-        return smaller
-
-    def _plan(self) -> DecodePlan:
-        decoder, size = self._vae.first_stage_model.decoder, self._vae.vae_dtype.itemsize
-        # What the CPU computes in is RAM, too: there, features in RAM save nothing.
-        free_ram = 0.0 if self._on_cpu else max(0.0, self._free_ram - self._clip_bytes)
-        plan = plan_decode(decoder, *self._size, size, self._free, self._latent_frames, free_ram)
-        groups = "" if plan.groups == 1 else f" in {plan.groups} groups"
-        logger.info("Decode: %d strips%s, %d frames at a time", plan.strips, groups, plan.frames)
-        return plan
-
-    def _ram_bytes(self, plan: DecodePlan) -> float:
-        clip = self._clip_bytes if plan.groups > 1 else 0
-        return clip + self._cost(plan, *self._size).ram_bytes
-
-    def _cost(self, plan: DecodePlan, height: int, width: int) -> Cost:
-        decoder, size = self._vae.first_stage_model.decoder, self._vae.vae_dtype.itemsize
-        return DecodeCounter(decoder, height, width, size, self._latent_frames).cost(*astuple(plan))
-
-    def _shortage(self, plan: DecodePlan, of_cpu: bool) -> RuntimeError:
-        """Return the error for a clip that even the smallest plan cannot decode."""
-        _, height, width = self.clip_size
-        cell = height // self._size[0]
-
-        def needed(wide: int, high: int) -> float:
-            cost = self._cost(plan, high // cell, wide // cell)
-            clip = self._clip_bytes * wide * high / (width * height) if plan.groups > 1 else 0
-            return cost.ram_bytes + clip if of_cpu else cost.device_bytes
-
-        what = f"The decode at {width}x{height}, even in {plan.strips} strips"
-        need = MemoryNeed(what, needed(width, height), lambda: smaller_sizes(width, height, needed))
-        return shortage(need, self._vae.device, of_cpu)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ..geometry import FRAMES_PER_LATENT
 from .layers import CACHED_FRAMES, Stage, stages
 
-WORKSPACE = 1.15
+WORKSPACE = 1.1
 """A convolution's workspace, as a factor on the activations that are alive with it."""
 
 DIVIDED_ENCODER_STAGES = 2
@@ -203,6 +203,7 @@ class DecodeCounter:
     ) -> None:
         self._cells, self._side = height * width, max(height, width)
         self._element_size, self._latent_frames = element_size, latent_frames
+        self._tails: dict[tuple[int, int], _Tail] = {}
         front, *tail = stages(decoder.upsamples)
         self._front_level, self._levels = _level(front), [_level(stage) for stage in tail]
         self._halos, self._invariant = tail_halos(tail), first_time_invariant(tail)
@@ -235,7 +236,9 @@ class DecodeCounter:
 
     def cost(self, strips: int, frames: int, groups: int, kept: int) -> Cost:
         """Return what a plan takes; the parameters are `memory_plan.DecodePlan`'s."""
-        tail = self._tail(strips, frames)
+        if (strips, frames) not in self._tails:
+            self._tails[strips, frames] = self._tail(strips, frames)
+        tail = self._tails[strips, frames]
         together = -(-strips // groups)
         # Finished pixels: the strips of a group, their concatenation, and those still on their way to RAM.
         pixels = 3 * FRAMES_PER_LATENT * self._head_cells * self._head[1] * together / strips
@@ -261,7 +264,8 @@ class DecodeCounter:
 
     @property
     def _head_cells(self) -> int:
-        return self._cells * 4 * 4 ** sum(level.doubles for level in self._levels)
+        doublings = 1 + sum(level.doubles for level in self._levels)
+        return self._cells << 2 * doublings
 
     def _tail(self, strips: int, frames: int) -> _Tail:
         """Walk through the tail of the largest strip."""
@@ -319,6 +323,11 @@ class EncodeCounter:
         residual = [layer for layer in encoder.middle if hasattr(layer, "residual")]
         self._end_cached = sum(layer.residual[place].in_channels for layer in residual for place in (2, 6))
         self._end_cached += int(encoder.head[-1].in_channels)
+
+    @property
+    def result_scale(self) -> int:
+        """Pixels per cell of what the divided stages give, in both directions."""
+        return patch_size(self._channels) * 2 ** len(self._divided)
 
     def cost(self, strips: int, groups: int) -> Cost:
         """Return what a plan takes; the parameters are `memory_plan.EncodePlan`'s."""

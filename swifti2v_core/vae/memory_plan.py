@@ -15,7 +15,10 @@ MOST_KEPT_BYTES = 6 * 2**30
 """RAM that features of the front may take; more would push out what ComfyUI keeps there."""
 
 STRIPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-"""The numbers of strips that plans choose from."""
+"""The numbers of strips that decodes choose from."""
+
+ENCODE_STRIPS = STRIPS[:8]
+"""Those of encodes, in which more strips save nothing: the undivided stages are what is left."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,19 @@ class EncodePlan:
 Plan = TypeVar("Plan", DecodePlan, EncodePlan)
 
 
+def _at_most(cells: int, numbers: Iterable[int]) -> list[int]:
+    """Return the numbers of strips into which so many cells can be cut."""
+    return [strips for strips in numbers if strips <= max(1, cells)]
+
+
 def _group_counts(strips: int) -> list[int]:
     """Return the numbers of groups that differ in the strips of the largest group."""
     return sorted({-(-strips // together) for together in range(1, strips + 1)})
 
 
-def _decode_plans(latent_frames: int, most_kept: int) -> Iterable[DecodePlan]:
+def _decode_plans(cells: int, latent_frames: int, most_kept: int) -> Iterable[DecodePlan]:
     most_kept = min(latent_frames, most_kept)
-    for strips in STRIPS:
+    for strips in _at_most(cells, STRIPS):
         for groups in _group_counts(strips):
             for frames in (4, 2, 1):
                 for kept in {0, most_kept} if groups > 1 else {0}:
@@ -130,7 +138,7 @@ def plan_decode(
     """
     counter = DecodeCounter(decoder, height, width, element_size, latent_frames)
     most_kept = int(min(free_ram, MOST_KEPT_BYTES) // counter.feature_bytes)
-    plans = _decode_plans(latent_frames, most_kept)
+    plans = _decode_plans(2 * max(height, width), latent_frames, most_kept)
     return _choose(plans, lambda plan: counter.cost(*astuple(plan)), free, free_ram)
 
 
@@ -148,5 +156,6 @@ def plan_encode(
     Parameters as in `plan_decode`, with the encoder and the size in pixels.
     """
     counter = EncodeCounter(encoder, height, width, element_size, latent_frames)
-    plans = (EncodePlan(strips, groups) for strips in STRIPS[:-4] for groups in _group_counts(strips))
+    strips = _at_most(max(height, width) // counter.result_scale, ENCODE_STRIPS)
+    plans = (EncodePlan(count, groups) for count in strips for groups in _group_counts(count))
     return _choose(plans, lambda plan: counter.cost(plan.strips, plan.groups), free, free_ram)

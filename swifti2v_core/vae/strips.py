@@ -80,15 +80,31 @@ class Band(NamedTuple):
         Rows or columns along ``side``.
     side
         Dimension of ``[F, H, W, 3]`` that ``begin`` and ``end`` count in.
-    finishes
-        Whether the frames are finished with this band.
+    length
+        Rows or columns of a whole frame.
     """
 
     frames: slice
     begin: int
     end: int
     side: int
-    finishes: bool
+    length: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether it holds whole frames."""
+        return self.begin == 0 and self.end == self.length
+
+    @property
+    def finishes(self) -> bool:
+        """Whether its frames are finished with it; the bands before it are."""
+        return self.end == self.length
+
+    def room_for(self, count: int, pixels: Tensor) -> Tensor:
+        """Return room for ``count`` whole frames like the band's ``pixels``."""
+        size = list(pixels.shape)
+        size[0], size[self.side] = count, self.length
+        return pixels.new_empty(size)
 
     def of(self, clip: Tensor) -> Tensor:
         """Return the band of a clip ``[F, H, W, 3]``, as a view."""
@@ -122,12 +138,12 @@ class StripDecoder:
     def bands(self, latent: Tensor) -> Iterator[Band]:
         """Yield the place of everything that `decode` yields, in the same order."""
         side, total = long_side(latent.movedim(1, -1)), latent.shape[2]
-        groups = self._groups(latent)
-        for group in groups:
+        length = 2 * latent.shape[side + 1] * self._scale
+        for group in self._groups(latent):
             begin, end = group[0][0] * self._scale, group[-1][1] * self._scale
             for t in range(total):
                 frames = slice(max(0, FRAMES_PER_LATENT * (t - 1) + 1), FRAMES_PER_LATENT * t + 1)
-                yield Band(frames, begin, end, side - 1, group is groups[-1])
+                yield Band(frames, begin, end, side - 1, length)
 
     def decode(self, latent: Tensor) -> Iterator[Tensor]:
         """Decode a clip.
@@ -191,7 +207,7 @@ class StripDecoder:
             x, extent = _cut(x, side, extent, halo)
             x = layers.upsample(stage, x, cache)
             extent = extent.after(stage)
-        frames, finished = list(x.split(self._plan.frames, dim=1)), []
+        frames, finished = list(torch.split(x, self._plan.frames, dim=1)), []
         del x  # freed with the last of `frames`
         while frames:
             finished.append(self._finish(self._pixels(frames, side, extent, cache)))

@@ -47,9 +47,7 @@ def decoded(module, latent, plan):
     with torch.inference_mode():
         parts = list(zip(decoder.bands(latent), decoder.decode(latent), strict=True))
     last, pixels = parts[-1]
-    size = list(pixels.shape[1:3])
-    size[last.side - 1] = last.end
-    clip = torch.full((last.frames.stop, *size, 3), float("nan"), dtype=pixels.dtype)
+    clip = last.room_for(last.frames.stop, pixels).fill_(float("nan"))
     for band, pixels in parts:
         band.of(clip).copy_(pixels)
     return clip.movedim(-1, 0)[None], [len(pixels) for _, pixels in parts]

@@ -112,8 +112,6 @@ def test_an_interrupt_frees_everything(family, stop, monkeypatch):
     with torch.inference_mode(), Held() as held:
         with pytest.raises(KeyboardInterrupt):
             list(decoder.decode(latent))
-        assert stop == 1 or held.count() > 0  # frame caches
-        del decoder
         gc.collect()
         assert held.count() == 0
 
