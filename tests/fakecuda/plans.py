@@ -14,8 +14,8 @@ from meter import Meter
 
 WIDTH, HEIGHT = 2560, 1408
 
-BUDGETS = [half * GIB / 2 for half in range(4, 2 * 48)]
-"""Free memory for which plans are asked, in steps of half a GiB: cards from 3 to 48 GiB."""
+BUDGETS = [gib * GIB for gib in range(3, 33)]
+"""Free memory for which plans are asked."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def test_the_video_is_written_while_later_frames_are_latent(run, host_vae, laten
 
 
 class Failing:
-    """A decoder whose strips run out of memory after some calls in each plan, until it has failed enough."""
+    """A decoder whose strips run out of memory after some calls in each of the first plans."""
 
     def __init__(self, monkeypatch, failures):
         self.plans, self._calls, self._failures = [], 0, failures
@@ -63,7 +63,7 @@ class Failing:
         return [memory_plan.decode_cost(decoder, 3, 5, 4, plan, 3).device_bytes for plan in self.plans]
 
 
-@pytest.mark.parametrize("failures", [[0], [3], [5], [0, 1, 2], [1, 4], [5, 0, 7]])
+@pytest.mark.parametrize("failures", [[0], [3], [5], [0, 1, 2], [1, 2], [5, 0, 7]])
 def test_out_of_memory_retries_in_less_memory_with_the_same_picture(
     host_vae, latent, whole, monkeypatch, caplog, failures
 ):
