@@ -137,13 +137,14 @@ class _Chosen(BaseException):
 
 def plan_for(work: str, vae: Any, latent_frames: int) -> Any:
     """Return the plan that the pack chooses for a ``"decode"`` or ``"encode"`` on this machine."""
-    function = f"plan_{work}"
-    choose = getattr(_module(work), function)
+    from swifti2v.nodes.pipeline.vae_plans import Planner
 
-    def stop(*args: Any, **kwargs: Any) -> Any:
-        raise _Chosen(choose(*args, **kwargs))
+    first = Planner.first
 
-    with mock.patch.object(_module(work), function, stop):
+    def stop(planner: Any, parts: Any) -> Any:
+        raise _Chosen(first(planner, parts))
+
+    with mock.patch.object(Planner, "first", stop):
         try:
             WORKS[work](vae, latent_frames)
         except _Chosen as chosen:

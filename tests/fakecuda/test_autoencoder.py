@@ -92,7 +92,9 @@ def test_a_reference_leaves_the_gpu_one_latent_frame_at_a_time(meter, name):
     # Three latent frames, and two of the clip from which the keyframe comes.
     assert len(back) == 5 and len({copy.place for copy in back}) == 1, listed(back)
     assert meter.copied("cuda->cpu", ours=False) == []
-    expect_waits(meter, {})
+    # Only color_match waits, when it measures the photo and the clip, once.
+    assert {wait.place.split(":")[0] for wait in meter.waits} == {"swifti2v_core/reference/color_match.py"}
+    expect_waits(meter, {"aten.is_nonzero.default": 5, "aten.item.default": 6})
 
 
 def test_nothing_but_the_video_leaves_the_gpu_where_comfyui_keeps_results_there(gpu_only):
@@ -145,6 +147,6 @@ def test_the_autoencoder_works_in_the_context_of_its_gpu_and_the_consumer_outsid
 
         for _ in decode_bytes(vae, finished(1)):
             assert inside == [0]
-        run("SwiftI2V_AnchorEncode", image=torch.zeros(1, 1408, 2560, 3), motion=torch.zeros(5, 352, 640, 3),
-            vae=vae, frames=5)  # fmt: skip
+        photo, motion = torch.zeros(1, 1408, 2560, 3), torch.zeros(5, 352, 640, 3)
+        run("SwiftI2V_AnchorEncode", image=photo, motion=motion, vae=vae, frames=5)
     assert len(seen) > 100 and set(seen) == {1} and inside == [0]
