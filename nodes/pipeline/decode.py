@@ -11,6 +11,7 @@ import torch
 
 from ...swifti2v_core.geometry import pixel_frame_count
 from ...swifti2v_core.images import FiniteCheck, to_bytes
+from ...swifti2v_core.progress import Report, counting_from, silent
 from ...swifti2v_core.vae.counting import Cost
 from ...swifti2v_core.vae.memory_plan import DecodePlan, decode_cost, plan_decode
 from ...swifti2v_core.vae.strips import Band, StripDecoder
@@ -36,13 +37,10 @@ def decode_images(vae: Any, latent: torch.Tensor) -> torch.Tensor:
     images = allocate_images(len(latent) * frames, height, width)
     # Half precision is finer than what 16-bit weights compute, and takes half as long to leave the GPU.
     convert = _unchanged if vae.vae_dtype == torch.float32 else torch.Tensor.half
-    report, done = frame_progress(len(images)), 0
-    for clip, target in zip(latent.split(1), images.split(frames), strict=True):
-        start = done
-        for finished in _decode_streamed(vae, clip, convert, target):
-            target[done - start : done - start + len(finished)] = finished
-            done += len(finished)
-            report(done)
+    report = frame_progress(len(images))
+    for number, (clip, target) in enumerate(zip(latent.split(1), images.split(frames), strict=True)):
+        for _ in _decode_streamed(vae, clip, convert, counting_from(report, number * frames), target):
+            pass  # frames are put into `target`
     return images
 
 
@@ -51,15 +49,17 @@ def allocate_images(count: int, height: int, width: int) -> torch.Tensor:
     return torch.empty(count, height, width, 3)
 
 
-def decode_bytes(vae: Any, latent: torch.Tensor) -> Iterator[torch.Tensor]:
+def decode_bytes(vae: Any, latent: torch.Tensor, report: Report = silent) -> Iterator[torch.Tensor]:
     """Decode one clip ``[1, C, T, h, w]``, yielding finished frames ``[n, H, W, 3]`` uint8.
 
-    Wan autoencoders stream (`StripDecoder`); any other is decoded whole by ComfyUI.
+    Wan autoencoders stream (`StripDecoder`); any other is decoded whole by ComfyUI. ``report`` is told how
+    far the decode is, in frames, which can be before any frame is finished.
     """
     if streams(vae):
-        yield from _decode_streamed(vae, latent, to_bytes)
+        yield from _decode_streamed(vae, latent, to_bytes, report)
         return
-    for frame in _decode_whole(vae, latent).split(1):
+    for done, frame in enumerate(_decode_whole(vae, latent).split(1), start=1):
+        report(done)
         check = FiniteCheck(frame.device)
         check.update(frame)
         _check_finite(check)
@@ -84,19 +84,17 @@ def _unchanged(frames: torch.Tensor) -> torch.Tensor:
 
 
 def _decode_streamed(
-    vae: Any, latent: torch.Tensor, convert: Convert, clip: torch.Tensor | None = None
+    vae: Any, latent: torch.Tensor, convert: Convert, report: Report, clip: torch.Tensor | None = None
 ) -> Iterator[torch.Tensor]:
-    """Decode one clip, yielding whole frames on the CPU.
-
-    Frames that come in bands are put together in ``clip``, which is made if it is not given.
-    """
+    """Decode one clip, yielding whole frames on the CPU, which are put into ``clip`` if it is given."""
+    count = pixel_frame_count(latent.shape[2])
     planner = decode_planner(vae, latent, clip_exists=clip is not None)
     plan, done, ran_out = first_plan(planner, vae), 0, False
     check = FiniteCheck(vae.device)
     while True:
         pieces = _checked(check, _attempt(vae, latent, plan, _finisher(vae, check, convert)))
         try:
-            for frames in _skip(done, _whole_frames(pixel_frame_count(latent.shape[2]), pieces, clip)):
+            for frames in _skip(done, _whole_frames(count, pieces, report, clip)):
                 done += len(frames)
                 yield frames
             return
@@ -175,11 +173,15 @@ def _attempt(
 
 
 def _whole_frames(
-    count: int, pieces: Iterator[tuple[Band, torch.Tensor]], clip: torch.Tensor | None
+    count: int,
+    pieces: Iterator[tuple[Band, torch.Tensor]],
+    report: Report,
+    clip: torch.Tensor | None,
 ) -> Iterator[torch.Tensor]:
-    """Put the bands of ``count`` frames together and yield frames as they are finished."""
+    """Put the bands of ``count`` frames together in a clip and yield frames as they are finished."""
     for band, pixels in pieces:
-        if band.whole:
+        report(band.decoded(count))
+        if clip is None and band.whole:
             yield pixels
             continue
         if clip is None:

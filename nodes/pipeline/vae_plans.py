@@ -61,6 +61,7 @@ class Planner(Generic[Plan]):
         """
         fastest = self._cost(self._plan(), *self._size).device_bytes
         self._free = free_bytes_after_loading(self._vae, fastest, parts)
+        self._free_ram = FREE_SHARE * memory.free_bytes(memory.CPU)  # models may have moved into it
         plan = self._plan()
         if self._cost(plan, *self._size).ram_bytes > self._free_ram:
             raise self.shortage(plan, of_cpu=True)

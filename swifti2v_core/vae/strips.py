@@ -100,6 +100,11 @@ class Band(NamedTuple):
         """Whether its frames are finished with it; the bands before it are."""
         return self.end == self.length
 
+    def decoded(self, count: int) -> int:
+        """Return how much of a clip of ``count`` frames is decoded with it, in frames."""
+        before, own = self.begin * count, (self.end - self.begin) * self.frames.stop
+        return (before + own) // self.length
+
     def room_for(self, count: int, pixels: Tensor) -> Tensor:
         """Return room for ``count`` whole frames like the band's ``pixels``."""
         size = list(pixels.shape)

@@ -1,37 +1,13 @@
 """Whole clips of 2560x1408 on small cards: GPU peak, pinned memory and RAM."""
 
 import pytest
-import torch
 from fake_machine import GIB, Card, fake_machine
 from host_models import wan_vae
-from plans import decode, measure, plan_for
+from plans import decode, later_frames_empty, measure, plan_for
 
 FRAME_GIB = 2560 * 1408 * 3 / GIB
 LATENT_GIB = 48 * 88 * 160 * 4 / GIB
 VAE_GIB = 1.32
-
-
-@pytest.fixture
-def later_frames_are_empty(monkeypatch):
-    """Compute three latent frames of every strip; of the others, which take the same, only make room."""
-    from swifti2v.swifti2v_core.vae.strips import StripDecoder
-
-    strip, groups, used = StripDecoder._strip, StripDecoder._groups, {}
-
-    def first_ones(decoder, features, begin, end, cache):
-        count, size = used.get(id(cache), (0, None))
-        if count >= 3:
-            return torch.empty(size, dtype=torch.uint8, device="cuda")
-        pixels = strip(decoder, features, begin, end, cache)
-        used[id(cache)] = count + 1, pixels.shape
-        return pixels
-
-    def of_new_caches(decoder, latent):
-        used.clear()
-        return groups(decoder, latent)
-
-    monkeypatch.setattr(StripDecoder, "_strip", first_ones)
-    monkeypatch.setattr(StripDecoder, "_groups", of_new_caches)
 
 
 def decoded(frames, free_gib, ram_gib=48.0):
@@ -41,7 +17,8 @@ def decoded(frames, free_gib, ram_gib=48.0):
         vae = wan_vae(48)
         assert abs(meter.gpu.live / GIB - VAE_GIB) < 0.02
         plan = plan_for("decode", vae, latent_frames)
-        return plan, measure("decode", meter, vae, plan, latent_frames)
+        with later_frames_empty():
+            return plan, measure("decode", meter, vae, plan, latent_frames)
 
 
 @pytest.mark.parametrize(
@@ -59,13 +36,13 @@ def test_a_small_card_decodes_with_little_memory(later_frames_are_empty, frames,
     assert plan.groups > 1
 
 
-def test_with_18_gib_ram_does_not_grow_with_the_clip(later_frames_are_empty):
+def test_with_18_gib_ram_does_not_grow_with_the_clip():
     (plan, short), (_, long) = (decoded(frames, 18) for frames in (21, 81))
     assert plan.groups == 1
     assert long.ram - short.ram <= 1.01 * 15 * LATENT_GIB * GIB
 
 
-def test_without_ram_the_front_runs_again(later_frames_are_empty):
+def test_without_ram_the_front_runs_again():
     plan, took = decoded(81, 6.5, ram_gib=1.2)
     assert plan.groups > 1 and plan.kept <= 1
     assert took.peak <= 6.2 * GIB and took.ram <= 1.2 * GIB

@@ -77,6 +77,19 @@ def test_out_of_memory_retries_in_less_memory_with_the_same_picture(
     assert caplog.text.count("starts again in smaller strips") == 1
 
 
+def test_progress_is_reported_before_frames_are_finished(host_vae, latent, whole, monkeypatch):
+    plan = streaming.DecodePlan(2, groups=2, kept=3)
+    monkeypatch.setattr(decoding, "first_plan", lambda *_: plan)
+    seen = []
+    with torch.inference_mode():
+        frames = decoding.decode_bytes(host_vae, latent, seen.append)
+        first = next(frames)
+        assert seen == [0, 2, 4, 5] and len(first) == 1
+        clip = torch.cat((first, *frames))
+    assert seen == [0, 2, 4, 5, 7, 9]
+    assert (clip.float() - as_images(whole) * 255).abs().max() <= 0.51
+
+
 @pytest.mark.parametrize("error", [KeyError("no"), RuntimeError("shape mismatch")])
 def test_other_errors_are_no_lack_of_memory(host_vae, latent, monkeypatch, error):
     def failing(self, *args, **kwargs):
