@@ -327,7 +327,7 @@ class EncodeCounter:
     @property
     def result_scale(self) -> int:
         """Pixels per cell of what the divided stages give, in both directions."""
-        return patch_size(self._channels) * 2 ** len(self._divided)
+        return patch_size(self._channels) << len(self._divided)
 
     def cost(self, strips: int, groups: int) -> Cost:
         """Return what a plan takes; the parameters are `memory_plan.EncodePlan`'s."""

@@ -102,7 +102,7 @@ class Band(NamedTuple):
 
     def decoded(self, count: int) -> int:
         """Return how much of a clip of ``count`` frames is decoded with it, in frames."""
-        before, own = self.begin * count, (self.end - self.begin) * self.frames.stop
+        before, own = self.begin * count, (self.end - self.begin) * int(self.frames.stop)
         return (before + own) // self.length
 
     def room_for(self, count: int, pixels: Tensor) -> Tensor:
