@@ -246,15 +246,16 @@ class DecodeCounter:
         # The features of the whole frame stay beside the strip that is cut from them.
         alive = max(WORKSPACE * self._front_peak, self._feature + pixels + WORKSPACE * tail.peak)
         latent = self._latent_frames * self._cells * self._first[0]
+        band = _share(self._side * 2, groups, self._halos[0])  # what a group reads of features in RAM
         ram = kept * self.feature_bytes
-        bands = 1 + _share(self._side * 2, groups, self._halos[0]) * groups  # written once, read in bands
+        copied = ram * (1 + band * (groups - 1))
         fronts = self._latent_frames + (groups - 1) * (self._latent_frames - kept)
         recopied = WORK_PER_DEVICE_BYTE * self._element_size * tail.recopied * strips
         work = fronts * self._front_work + self._latent_frames * (tail.work + recopied)
         return Cost(
             device_bytes=(caches + alive + latent) * self._element_size,
-            ram_bytes=ram,
-            work=work + WORK_PER_RAM_BYTE * ram * bands,
+            ram_bytes=ram + (band * self.feature_bytes if kept else 0),
+            work=work + WORK_PER_RAM_BYTE * copied,
             largest=tail.largest,
         )
 

@@ -137,7 +137,8 @@ def plan_decode(
         Bytes that are free in RAM beside the frames.
     """
     counter = DecodeCounter(decoder, height, width, element_size, latent_frames)
-    most_kept = int(min(free_ram, MOST_KEPT_BYTES) // counter.feature_bytes)
+    # One less than fits: a group's part of one latent frame is cut out in RAM, too.
+    most_kept = max(0, int(min(free_ram, MOST_KEPT_BYTES) // counter.feature_bytes) - 1)
     plans = _decode_plans(2 * max(height, width), latent_frames, most_kept)
     return _choose(plans, lambda plan: counter.cost(*astuple(plan)), free, free_ram)
 

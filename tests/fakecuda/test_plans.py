@@ -14,6 +14,7 @@ PIECES_GIB = 0.078
 
 FRAME_BYTES = 2560 * 1408 * 3
 CLIP_BYTES = (4 * LATENT_FRAMES - 3) * FRAME_BYTES
+FEATURE_BYTES = 176 * 320 * 1024 * 2
 LATENT_BYTES = 48 * LATENT_FRAMES * 88 * 160 * 2
 
 CARDS = [6, 8, 12, 16, 24, 32]
@@ -85,19 +86,18 @@ def test_an_encode_pins_nothing(encoded, plan):
     expect_pinned(encoded(plan), 0)
 
 
-def kept_bytes(measured):
-    """Features that are kept: as stated, but latent frame 0 has one frame of them and others two."""
-    kept = measured.plan.kept
-    assert kept in (0, LATENT_FRAMES)
-    return measured.stated_ram * (2 * kept - 1) / (2 * kept) if kept else 0
+def kept_bytes(plan):
+    """Features that a plan keeps: latent frame 0 has one frame of them, others two."""
+    assert plan.kept in (0, LATENT_FRAMES)
+    return (2 * plan.kept - 1) * FEATURE_BYTES if plan.kept else 0
 
 
 @pytest.mark.parametrize("plan", DECODES, ids=name_of)
 def test_only_bytes_and_features_leave_the_gpu_and_only_features_come_back(decoded, plan):
     """No frame cache does: kept features leave once, and each later group reads its part of them."""
     measured = decoded(plan)
-    assert measured.to_cpu == CLIP_BYTES + kept_bytes(measured)
-    most_read = kept_bytes(measured) * (1 + 2 * 12 * plan.groups / 320)  # a halo of 12 cells of 320
+    assert measured.to_cpu == CLIP_BYTES + kept_bytes(plan)
+    most_read = kept_bytes(plan) * (1 + 2 * 12 * plan.groups / 320)  # a halo of 12 cells of 320
     assert LATENT_BYTES <= measured.to_gpu <= LATENT_BYTES + most_read
     assert plan.groups > 1 or measured.to_gpu == LATENT_BYTES
 
@@ -107,8 +107,8 @@ def test_a_decode_takes_the_ram_that_its_plan_states(decoded, plan):
     measured = decoded(plan)
     waiting = CLIP_BYTES if plan.groups > 1 else 0
     # And pieces on their way: one frame and four.
-    assert kept_bytes(measured) <= measured.ram
-    assert measured.ram <= kept_bytes(measured) + waiting + 5.5 * FRAME_BYTES
+    assert kept_bytes(plan) <= measured.ram
+    assert measured.ram <= measured.stated_ram + waiting + 5.5 * FRAME_BYTES
 
 
 @pytest.mark.parametrize("gib", CARDS)
