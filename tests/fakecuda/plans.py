@@ -101,7 +101,7 @@ NEEDS = {"decode": decode_need, "encode": encode_need}
 
 def measure(work: str, meter: Meter, vae: Any, plan: Any, latent_frames: int) -> Measured:
     """Run a ``"decode"`` or ``"encode"`` of a clip of 2560x1408 with a plan."""
-    with always(work, plan):
+    with always(plan):
         meter.start()
         held = meter.cpu.live
         WORKS[work](vae, latent_frames)
@@ -151,9 +151,11 @@ def later_frames_empty() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def always(work: str, plan: Any) -> Iterator[None]:
-    """Let every ``"decode"`` or ``"encode"`` choose one plan, whatever is free."""
-    with mock.patch.object(_module(work), f"plan_{work}", lambda *_, **__: plan):
+def always(plan: Any) -> Iterator[None]:
+    """Let every decode or encode begin with one plan, whatever is free."""
+    from swifti2v.nodes.pipeline.vae_plans import Planner
+
+    with mock.patch.object(Planner, "first", lambda *_: plan):
         yield
 
 
@@ -185,12 +187,6 @@ def plan_for(work: str, vae: Any, latent_frames: int) -> Any:
 def name_of(plan: Any) -> str:
     """Return a plan in a few words, such as ``strips 4, frames 2, groups 4, kept 21``."""
     return ", ".join(f"{field.name} {getattr(plan, field.name)}" for field in fields(plan))
-
-
-def _module(work: str) -> Any:
-    from swifti2v.nodes.pipeline import decode, encode
-
-    return {"decode": decode, "encode": encode}[work]
 
 
 def _planner() -> Any:
