@@ -13,7 +13,7 @@ from .checks.file_names import check_filename_prefix
 from .checks.latents import read_decodable_images, read_one_clip
 from .checks.widgets import checked_widgets
 from .comfyui.output_files import reserved_output_file, workflow_metadata
-from .comfyui.progress import frame_progress
+from .comfyui.progress import check_interrupted, frame_progress
 from .comfyui.vae import device_of, pixel_size_of
 from .pipeline.decode import decode_bytes, decode_images
 from .pipeline.memory_advice import MemoryNeed, explain_out_of_memory, image_need, warn_if_large
@@ -149,13 +149,13 @@ class DecodeToVideo(io.ComfyNode):
             reserved_output_file(prefix, chosen.extension, width, height) as (path, subfolder),
             explain_out_of_memory(need, device_of(vae)),
         ):
-            pieces = decode_bytes(vae, latent)
+            pieces = decode_bytes(vae, latent, report)
             first = next(pieces)
             height, width = first.shape[1:3]
             with VideoFile(path, width, height, frame_rate(fps), chosen, crf, tags) as video:
                 frames = (frame for piece in chain((first,), pieces) for frame in piece)
-                for done, frame in enumerate(frames, start=1):
+                for frame in frames:
                     video.write(frame)
-                    report(done)
+                    check_interrupted()
         preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=preview)

@@ -155,7 +155,7 @@ def stage2(subject: Subject) -> list[Case]:
 def forced_plan(pack: wan_models.Pack, plan: tuple[Any, ...]) -> Iterator[None]:
     """Decode by the given plan instead of one made for the free memory."""
     chosen = pack.memory_plan.DecodePlan(*plan)
-    with mock.patch.object(pack.decode, "_decode_plan", lambda vae, latent: chosen):
+    with mock.patch.object(pack.decode, "first_plan", lambda planner, vae: chosen):
         yield
 
 

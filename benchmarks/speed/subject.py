@@ -20,11 +20,11 @@ WINDOW = 5
 """Latent frames of a full window: the anchor, one neighbor, three generated."""
 
 PLANS = {
-    "undivided": (1, 1, None),
-    "4 strips": (4, 1, None),
-    "8 resting strips": (8, 6, True),
+    "undivided": (1,),
+    "4 strips": (4, 2),
+    "4 strips, one at a time": (4, 2, 4, 21),
 }
-"""Forced decode plans: strips, latent frames per turn, whether caches rest in RAM."""
+"""Forced decode plans: strips, frames at a time, groups of strips, latent frames with kept features."""
 
 
 @dataclass(frozen=True)

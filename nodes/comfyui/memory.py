@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar, cast
 
 import torch
 from comfy import model_management
@@ -15,13 +15,12 @@ from comfy.model_management import (  # noqa: F401
     get_torch_device,
     get_total_memory,
     load_models_gpu,
-    pin_memory,
     soft_empty_cache,
-    unpin_memory,
 )
-from torch.cuda import synchronize
 
 CPU = torch.device("cpu")
+
+T = TypeVar("T")
 
 
 def device_type() -> str:
@@ -49,6 +48,12 @@ def free_bytes_beside(patcher: Any, device: torch.device) -> float:
     return patcher.get_free_memory(device)
 
 
+def loads_when_used(patcher: Any) -> bool:
+    """Return whether a model's weights reach the device when they are first used (dynamic VRAM)."""
+    is_dynamic = getattr(patcher, "is_dynamic", None)
+    return bool(is_dynamic and is_dynamic())
+
+
 def sampling_bytes(model: Any, shape: tuple[int, ...]) -> float:
     """Return ComfyUI's estimate of the memory that a forward on a latent takes."""
     return model.model.memory_required(shape)
@@ -70,22 +75,27 @@ def is_out_of_cpu_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
-@contextmanager
-def pinning(device: torch.device) -> Iterator[Callable[[torch.Tensor], None]]:
-    """Give a function that pins CPU tensors, as many as ComfyUI allows, until the end of the block."""
-    pinned: list[torch.Tensor] = []
+def device_context(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context in which a device is the current one, as ComfyUI has it around its own VAE work.
 
-    def pin(tensor: torch.Tensor) -> None:
-        if model_management.pin_memory(tensor):
-            pinned.append(tensor)
+    ComfyUI's weight casts wait on the current device's stream: outside this context, work on a second GPU
+    would read weights that have not arrived.
+    """
+    # ComfyUI 0.16.3 and 0.18.2 lack it: they have no second GPU to choose for a VAE.
+    context = getattr(model_management, "cuda_device_context", None)
+    return nullcontext() if context is None else context(device)
 
-    try:
-        yield pin
-    finally:
-        if pinned:
-            synchronize(device)  # copies may still be in flight
-        for tensor in pinned:
-            model_management.unpin_memory(tensor)
+
+def on_device(device: torch.device, pieces: Iterator[T]) -> Iterator[T]:
+    """Yield pieces, each made inside `device_context`, which is left before the piece is yielded."""
+    nothing = object()
+    while True:
+        with device_context(device):
+            piece = next(pieces, nothing)
+        if piece is nothing:
+            return
+        yield cast(T, piece)
+        del piece  # frees its memory while the next one is made
 
 
 def release_memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,8 +11,8 @@ from ...swifti2v_core.vae.strips import is_wan_autoencoder
 from . import memory
 from .sampling import to_storage
 
-FREE_SHARE = 0.85
-"""Part of the free memory that a plan may count on; the rest covers fragments."""
+FREE_SHARE = 0.9
+"""Part of the free memory that a plan may count on; the rest covers fragments. Plans count every tensor."""
 
 MOST_ASKED = 0.8
 """Part of a device that ComfyUI is asked to free: more would only push out the VAE's own weights."""
@@ -49,7 +50,18 @@ def encode_frames(vae: Any, frames: torch.Tensor) -> torch.Tensor:
     return to_storage(vae.encode(frames))
 
 
-def free_bytes_after_loading(vae: Any, needed: float) -> float:
-    """Load the VAE, have ComfyUI make room for ``needed`` bytes and return what a plan may take."""
-    memory.make_room(vae.patcher, min(needed, MOST_ASKED * memory.total_bytes(vae.device)))
-    return FREE_SHARE * memory.free_bytes_beside(vae.patcher, vae.device)
+def free_bytes_after_loading(vae: Any, needed: float, parts: Iterable[torch.nn.Module]) -> float:
+    """Load the VAE, have ComfyUI make room for ``needed`` bytes and return what a plan may take.
+
+    Under dynamic VRAM weights arrive when they are first used, beside the plan: those of ``parts``, the
+    modules that will run, are then taken off.
+    """
+    arriving = _weight_bytes(parts) if memory.loads_when_used(vae.patcher) else 0
+    with memory.device_context(vae.device):
+        needed = min(needed + arriving, MOST_ASKED * memory.total_bytes(vae.device))
+        memory.make_room(vae.patcher, needed)
+        return FREE_SHARE * memory.free_bytes_beside(vae.patcher, vae.device) - arriving
+
+
+def _weight_bytes(parts: Iterable[torch.nn.Module]) -> int:
+    return sum(parameter.nbytes for part in parts for parameter in part.parameters())

@@ -8,15 +8,17 @@ from typing import Any
 
 import torch
 
-from ...swifti2v_core.progress import Report, silent
+from ...swifti2v_core.geometry import latent_frame_count
 from ...swifti2v_core.reference.hybrid import with_anchor
-from ...swifti2v_core.vae import memory_plan
+from ...swifti2v_core.vae.counting import Cost
+from ...swifti2v_core.vae.memory_plan import EncodePlan, encode_cost, plan_encode
 from ...swifti2v_core.vae.strips import StripEncoder
 from ..comfyui import memory
 from ..comfyui.progress import check_interrupted
 from ..comfyui.sampling import to_storage
-from ..comfyui.vae import encode_frames, free_bytes_after_loading, streams
-from .memory_advice import MemoryNeed, image_need, smaller_sizes
+from ..comfyui.vae import encode_frames, streams
+from .memory_advice import MemoryNeed, image_need
+from .vae_plans import Planner
 
 Chunks = Callable[[torch.device], Iterator[torch.Tensor]]
 """Starts a clip on a device from its beginning: one frame ``[1, H, W, 3]``, then four at a time.
@@ -44,7 +46,7 @@ def encode_reference(vae: Any, frames: int, height: int, width: int, chunks: Chu
         ``[1, 48, T, h, w]``; latent frame 0 is the first frame alone.
     """
     if streams(vae):
-        return _encode_streamed(vae, _plan_strips(vae, height, width), chunks)
+        return _encode_streamed(vae, encode_planner(vae, frames, height, width), chunks)
     clip = assemble(frames, chunks(memory.CPU))
     return with_anchor(encode_frames(vae, clip), encode_frames(vae, clip[:1]))
 
@@ -53,56 +55,67 @@ def encode_need(vae: Any, frames: int, height: int, width: int) -> MemoryNeed:
     """Return the least memory that `encode_reference` can work with."""
     if not streams(vae):
         return image_need("reference", 1, width, height, frames)
-    encoder, size = vae.first_stage_model.encoder, vae.vae_dtype.itemsize
-    most = memory_plan.ENCODE_STRIPS[-1]
-
-    def needed(wide: int, high: int) -> float:
-        return memory_plan.encode_memory_bytes(encoder, high, wide, size, most)
-
-    return MemoryNeed(
-        f"The encode at {width}x{height}, even in {most} strips",
-        needed(width, height),
-        lambda: smaller_sizes(width, height, needed),
-    )
+    planner = encode_planner(vae, frames, height, width)
+    return planner.need(planner.smallest())
 
 
-def assemble(count: int, pieces: Iterator[torch.Tensor], report: Report = silent) -> torch.Tensor:
+def assemble(count: int, pieces: Iterator[torch.Tensor]) -> torch.Tensor:
     """Return ``count`` frames given in pieces as one float32 tensor, without holding them twice."""
     first = next(pieces)
     whole, done = torch.empty(count, *first.shape[1:], dtype=torch.float32), 0
     for piece in chain((first,), pieces):
         whole[done : done + len(piece)] = piece
         done += len(piece)
-        report(done)
     return whole
 
 
-def _plan_strips(vae: Any, height: int, width: int) -> int:
-    """Make room for the encoder and choose the strips by the memory that is free then."""
-    encoder, size = vae.first_stage_model.encoder, vae.vae_dtype.itemsize
-    whole = memory_plan.encode_memory_bytes(encoder, height, width, size, strips=1)
-    free = free_bytes_after_loading(vae, whole)
-    return memory_plan.plan_encode(encoder, height, width, size, free)
+def encode_planner(vae: Any, frames: int, height: int, width: int) -> Planner[EncodePlan]:
+    """Return the planner of an encode."""
+    encoder, element = vae.first_stage_model.encoder, vae.vae_dtype.itemsize
+    latent_frames = latent_frame_count(frames)
+
+    def choose(free: float, free_ram: float) -> EncodePlan:
+        return plan_encode(encoder, height, width, element, free, latent_frames, free_ram)
+
+    def cost(plan: EncodePlan, wide: int, high: int) -> Cost:
+        return encode_cost(encoder, high, wide, element, plan, latent_frames)
+
+    return Planner("encode", vae, (width, height), choose, cost)
 
 
-def _encode_streamed(vae: Any, strips: int, chunks: Chunks) -> torch.Tensor:
-    """Return the encoded clip, in more strips when memory runs out, which gives the same result."""
-    # Frames are best resized where they are encoded; other devices than CUDA lack the antialiased kernels.
+def _encode_streamed(vae: Any, planner: Planner[EncodePlan], chunks: Chunks) -> torch.Tensor:
+    """Return the encoded clip, in smaller pieces when memory runs out, which gives the same result."""
+    # Frames are best resized where they are encoded; only CUDA has the antialiased kernels.
     device = vae.device if vae.device.type == "cuda" else memory.CPU
+    plan = planner.first([vae.first_stage_model.encoder, vae.first_stage_model.conv1])
     while True:
-        last = strips >= memory_plan.ENCODE_STRIPS[-1]
-        # In the last attempt they are resized in RAM.
-        pieces = (_prepare(vae, frames) for frames in chunks(memory.CPU if last else device))
+        # In the smallest pieces they are resized in RAM.
+        pieces = _Pieces(vae, chunks, memory.CPU if plan == planner.smallest() else device)
+        latent_frames = StripEncoder(vae.first_stage_model, plan).encode(pieces)
         try:
-            latent_frames = StripEncoder(vae.first_stage_model, strips).encode(pieces)
+            latent_frames = memory.on_device(vae.device, latent_frames)
             return torch.cat([to_storage(latent_frame) for latent_frame in latent_frames], dim=2)
         except Exception as error:
-            if last or not memory.is_out_of_memory(error):
+            if not memory.is_out_of_memory(error):
                 raise
             # Retry after this block: inside it the exception keeps the failed attempt's tensors alive.
-            strips *= 2
-        del pieces
+            of_cpu = memory.is_out_of_cpu_memory(error)
+        del pieces, latent_frames
         memory.release_memory()
+        smaller = planner.smaller(plan, of_cpu)
+        if smaller is None:
+            raise planner.shortage(plan, of_cpu)
+        plan = smaller
+
+
+class _Pieces:
+    """The clip as the encoder takes it; every iteration starts from its beginning."""
+
+    def __init__(self, vae: Any, chunks: Chunks, device: torch.device) -> None:
+        self._vae, self._chunks, self._device = vae, chunks, device
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return (_prepare(self._vae, frames) for frames in self._chunks(self._device))
 
 
 def _prepare(vae: Any, frames: torch.Tensor) -> torch.Tensor:

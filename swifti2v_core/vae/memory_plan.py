@@ -1,188 +1,162 @@
-"""How to divide a decode or encode so that it fits in memory: strips, halos, bytes.
-
-Index arithmetic only; `strips` does the work.
-"""
+"""How to divide a decode or encode so that it fits in memory: the plans, and the choice among them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import pairwise
-from math import isqrt
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import astuple, dataclass
+from typing import Any, TypeVar
 
-from ..geometry import FRAMES_PER_LATENT
-from .layers import CACHED_FRAMES, Stage, stages
+from .counting import Cost, DecodeCounter, EncodeCounter
 
-DECODE_COPIES = 3.5
-"""Peak of a decode in largest activations: a block's input, the next convolution's input with its cached
-frames, a smaller output, and the convolution's workspace."""
+LARGEST_TENSOR = 2**31 - 1
+"""Elements of a tensor up to which every convolution kernel works; some index with 32 bits."""
 
-ENCODE_COPIES = 5.5
-"""The same for an encode, whose blocks keep their width and whose shortcut keeps the input alive."""
+MOST_KEPT_BYTES = 6 * 2**30
+"""RAM that features of the front may take; more would push out what ComfyUI keeps there."""
+
+STRIPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+"""The numbers of strips that decodes choose from."""
+
+ENCODE_STRIPS = STRIPS[:8]
+"""Those of encodes, in which more strips save nothing: the undivided stages are what is left."""
 
 
 @dataclass(frozen=True)
 class DecodePlan:
-    """How a decode is divided.
+    """How a decode is divided; the result does not depend on it.
 
     Attributes
     ----------
     strips
         Strips of the tail, at least 1.
-    latent_frames
-        Latent frames that a strip decodes before the next strip does, at least 1.
-    offload
-        Whether the frame caches of waiting strips are offloaded to CPU memory. Without, all caches stay
-        on the GPU (fast); with, only one strip's cache does, and more latent frames at a time mean fewer
-        transfers (small).
+    frames
+        Frames that the stages after the last doubling in time run on at a time: 1, 2 or 4.
+    groups
+        Groups of neighboring strips, at most ``strips``. Each runs over the whole clip before the next one
+        starts, so that only its own frame caches exist. With 1, frames are finished in order.
+    kept
+        Latent frames, the last ones of the clip, whose features the first group keeps in RAM for the
+        others; of the rest, every group runs the front again.
     """
 
     strips: int
-    latent_frames: int
-    offload: bool = False
+    frames: int = 4
+    groups: int = 1
+    kept: int = 0
 
 
-DECODE_PLANS = (
-    DecodePlan(1, 1),
-    DecodePlan(2, 1),
-    DecodePlan(4, 1),  # beyond 4, the halos in the caches would outweigh the gain
-    DecodePlan(8, 6, offload=True),
-    DecodePlan(16, 6, offload=True),
-    DecodePlan(32, 6, offload=True),
-    DecodePlan(64, 1, offload=True),
-)
-"""The plans, each with less memory and more time than the previous one."""
+@dataclass(frozen=True)
+class EncodePlan:
+    """How an encode is divided; the result does not depend on it.
 
-ENCODE_STRIPS = (1, 2, 4, 8, 16)
-"""The numbers of strips that an encode chooses from."""
-
-
-def patch_size(channels: int) -> int:
-    """Return the patch size for ``channels`` at the pixel end: 2 for Wan2.2, 1 for Wan2.1."""
-    return isqrt(channels // 3)
-
-
-def strip_ranges(length: int, strips: int) -> list[tuple[int, int]]:
-    """Cut ``length`` into at most ``strips`` nearly equal pieces, as (begin, end)."""
-    count = min(strips, length)
-    return list(pairwise(length * i // count for i in range(count + 1)))
-
-
-def tail_halos(tail: list[Stage]) -> list[int]:
-    """Return the halo of each tail stage of a decoder, in cells of the stage's own input.
-
-    The receptive field of two 3x3 convolutions per residual block, one after each doubling and one in the
-    head. For the Wan2.2 decoder: 12, 10 and 7.
+    Attributes
+    ----------
+    strips
+        Strips of the first stages, at least 1.
+    groups
+        Groups of neighboring strips, at most ``strips``. Each runs over the whole clip before the next one
+        starts; all but the last keep their results in RAM.
     """
-    halos: list[int] = []
-    halo = 1  # the head's convolution
-    for stage in reversed(tail):
-        if stage.resample is not None:
-            halo = (halo + 1 + 1) // 2  # plus its convolution, then halved, rounded up
-        halo += 2 * len(stage.blocks)
-        halos.insert(0, halo)
-    return halos
+
+    strips: int
+    groups: int = 1
 
 
-def first_stage_halo(stage: Stage) -> int:
-    """Return the halo of an encoder's first stage, in cells of its input.
-
-    One 3x3 convolution before it, two per residual block, and one more row for the strided convolution,
-    rounded up to an even number to keep the stride aligned.
-    """
-    halo = 2 + 2 * len(stage.blocks)
-    return halo + halo % 2
+Plan = TypeVar("Plan", DecodePlan, EncodePlan)
 
 
-def _share(length: int, strips: int, halo: int) -> float:
-    """Return the fraction of a length that the largest strip covers with its halos."""
-    return min(length, -(-length // strips) + 2 * halo) / length
+def _at_most(cells: int, numbers: Iterable[int]) -> list[int]:
+    """Return the numbers of strips into which so many cells can be cut."""
+    return [strips for strips in numbers if strips <= max(1, cells)]
 
 
-def _cached_channels(stage: Stage) -> int:
-    """Return the sum of the channels that the causal convolutions of a stage cache."""
-    channels: int = sum(block.residual[place].in_channels for block in stage.blocks for place in (2, 6))
-    in_time = getattr(stage.resample, "time_conv", None)
-    return channels + (0 if in_time is None else int(in_time.in_channels))
+def _group_counts(strips: int) -> list[int]:
+    """Return the numbers of groups that differ in the strips of the largest group."""
+    return sorted({-(-strips // together) for together in range(1, strips + 1)})
 
 
-def decode_memory_bytes(
-    decoder: Any, height: int, width: int, element_size: int, plan: DecodePlan
-) -> float:
-    """Return the bytes that a decode needs in addition to the weights.
+def _decode_plans(cells: int, latent_frames: int, most_kept: int) -> Iterable[DecodePlan]:
+    most_kept = min(latent_frames, most_kept)
+    for strips in _at_most(cells, STRIPS):
+        for groups in _group_counts(strips):
+            for frames in (4, 2, 1):
+                for kept in {0, most_kept} if groups > 1 else {0}:
+                    yield DecodePlan(strips, frames, groups, kept)
+
+
+def decode_cost(
+    decoder: Any, height: int, width: int, element_size: int, plan: DecodePlan, latent_frames: int = 1
+) -> Cost:
+    """Return what a plan takes; the other parameters as in `counting.DecodeCounter`."""
+    counter = DecodeCounter(decoder, height, width, element_size, latent_frames)
+    return counter.cost(plan.strips, plan.frames, plan.groups, plan.kept)
+
+
+def encode_cost(
+    encoder: Any, height: int, width: int, element_size: int, plan: EncodePlan, latent_frames: int = 1
+) -> Cost:
+    """Return what a plan takes; the other parameters as in `counting.EncodeCounter`."""
+    counter = EncodeCounter(encoder, height, width, element_size, latent_frames)
+    return counter.cost(plan.strips, plan.groups)
+
+
+def _choose(plans: Iterable[Plan], cost: Callable[[Plan], Cost], free: float, free_ram: float) -> Plan:
+    """Return the plan with the least work that fits, the one with the least memory if none does."""
+    costs = {plan: cost(plan) for plan in plans}
+    costs = {plan: cost for plan, cost in costs.items() if cost.largest <= LARGEST_TENSOR} or costs
+    in_ram = {plan: cost for plan, cost in costs.items() if cost.ram_bytes <= free_ram}
+    least_ram = min(cost.ram_bytes for cost in costs.values())
+    in_ram = in_ram or {plan: cost for plan, cost in costs.items() if cost.ram_bytes == least_ram}
+    fitting = [plan for plan, cost in in_ram.items() if cost.device_bytes <= free]
+    if fitting:
+        # One group needs no RAM, and its frames are finished in order.
+        return min(
+            fitting, key=lambda plan: (plan.groups > 1, in_ram[plan].work, in_ram[plan].device_bytes)
+        )
+    return min(in_ram, key=lambda plan: (in_ram[plan].device_bytes, in_ram[plan].work))
+
+
+def plan_decode(
+    decoder: Any,
+    height: int,
+    width: int,
+    element_size: int,
+    free: float,
+    latent_frames: int = 1,
+    free_ram: float = float("inf"),
+) -> DecodePlan:
+    """Return the plan with the least work that fits in memory, the smallest if none does.
 
     Parameters
     ----------
-    decoder
-        The autoencoder's decoder, of which the channel counts are read.
-    height, width
-        Size of the latent.
-    element_size
-        Bytes per value while decoding, 2 for bfloat16.
-    plan
-        How the decode is divided. Undivided, the caches of Wan2.2 at 2560x1408 in bfloat16 alone take
-        11.4 GiB.
+    decoder, height, width, element_size, latent_frames
+        As in `counting.DecodeCounter`.
+    free
+        Bytes that are free on the device beside the weights.
+    free_ram
+        Bytes that are free in RAM beside the frames.
     """
-    _, *tail = stages(decoder.upsamples)
-    cells, length = height * width * 4, max(height, width) * 2  # the front doubles once
-    feature = tail[0].blocks[0].residual[2].in_channels * 2 * cells
-    cached, largest = 0.0, 0.0
-    for stage, halo in zip(tail, tail_halos(tail), strict=True):
-        share = _share(length, plan.strips, halo)
-        cached += _cached_channels(stage) * cells * share
-        largest = max(largest, cells * share * max(block.in_dim for block in stage.blocks))
-        if stage.resample is not None:
-            cells, length = cells * 4, length * 2
-            largest = max(largest, cells * share * stage.resample.resample[1].in_channels)
-    head = decoder.head[-1]
-    cached += head.in_channels * cells * _share(length, plan.strips, 1)
-    pixels = FRAMES_PER_LATENT * cells * head.out_channels  # finished ones, while they are concatenated
-    caches = 2 if plan.offload else plan.strips  # one is loaded while another is stored
-    values = caches * CACHED_FRAMES * cached + DECODE_COPIES * FRAMES_PER_LATENT * largest
-    return float((values + plan.latent_frames * (feature + pixels)) * element_size)
+    counter = DecodeCounter(decoder, height, width, element_size, latent_frames)
+    # One less than fits: a group's part of one latent frame is cut out in RAM, too.
+    most_kept = max(0, int(min(free_ram, MOST_KEPT_BYTES) // counter.feature_bytes) - 1)
+    plans = _decode_plans(2 * max(height, width), latent_frames, most_kept)
+    return _choose(plans, lambda plan: counter.cost(*astuple(plan)), free, free_ram)
 
 
-def encode_memory_bytes(encoder: Any, height: int, width: int, element_size: int, strips: int) -> float:
-    """Return the bytes that encoding four frames at a time needs in addition to the weights.
+def plan_encode(
+    encoder: Any,
+    height: int,
+    width: int,
+    element_size: int,
+    free: float,
+    latent_frames: int = 1,
+    free_ram: float = float("inf"),
+) -> EncodePlan:
+    """Return the plan with the least work that fits in memory, the smallest if none does.
 
-    Parameters as in `decode_memory_bytes`, with the size in pixels.
+    Parameters as in `plan_decode`, with the encoder and the size in pixels.
     """
-    first, *others = stages(encoder.downsamples)
-    channels = encoder.conv1.in_channels
-    patch = patch_size(channels)
-    cells = height * width // patch**2
-    share = _share(max(height, width) // patch, strips, first_stage_halo(first))
-    cached = (channels + _cached_channels(first)) * cells * share * strips
-    largest = first.blocks[-1].out_dim * cells * share
-    for stage in others:
-        cells //= 4
-        cached += _cached_channels(stage) * cells
-        largest = max(largest, cells * stage.blocks[-1].out_dim)
-    return float((CACHED_FRAMES * cached + ENCODE_COPIES * FRAMES_PER_LATENT * largest) * element_size)
-
-
-def plan_decode(decoder: Any, height: int, width: int, element_size: int, free: float) -> DecodePlan:
-    """Return the fastest of `DECODE_PLANS` that fits in ``free`` bytes, the smallest if none does.
-
-    The other parameters as in `decode_memory_bytes`.
-    """
-    for plan in DECODE_PLANS[:-1]:
-        if decode_memory_bytes(decoder, height, width, element_size, plan) <= free:
-            return plan
-    return DECODE_PLANS[-1]
-
-
-def smaller_plan(plan: DecodePlan) -> DecodePlan | None:
-    """Return the next plan with less memory, None after the smallest."""
-    return next((smaller for smaller in DECODE_PLANS if smaller.strips > plan.strips), None)
-
-
-def plan_encode(encoder: Any, height: int, width: int, element_size: int, free: float) -> int:
-    """Return the fewest strips with which an encode fits in ``free`` bytes, the most if none does.
-
-    The other parameters as in `encode_memory_bytes`.
-    """
-    for strips in ENCODE_STRIPS[:-1]:
-        if encode_memory_bytes(encoder, height, width, element_size, strips) <= free:
-            return strips
-    return ENCODE_STRIPS[-1]
+    counter = EncodeCounter(encoder, height, width, element_size, latent_frames)
+    strips = _at_most(max(height, width) // counter.result_scale, ENCODE_STRIPS)
+    plans = (EncodePlan(count, groups) for count in strips for groups in _group_counts(count))
+    return _choose(plans, lambda plan: counter.cost(plan.strips, plan.groups), free, free_ram)

@@ -3,7 +3,9 @@
 The autoencoders are causal in time, and only their middle block mixes distant pixels; on the pixel side
 of it, the receptive field is that of a few convolutions. A decode therefore runs its *front* (through the
 first stage, a small part of the work) on whole latent frames and its *tail* on strips with exactly the
-halo that the receptive field needs; an encode runs its first stage, where frames are largest, on strips.
+halo that the receptive field needs; an encode runs its first stages, where frames are largest, on strips.
+Strips form groups. Each group runs over the whole clip before the next one starts, so that the frame caches
+of one group exist at a time, and no cache ever leaves the device.
 Nothing is blended: the result equals that of the undivided run up to the rounding of the convolution
 kernels.
 
@@ -13,22 +15,27 @@ Strips are cut across the longer side, which makes them thick and their halos ch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..geometry import FRAMES_PER_LATENT
 from . import layers
+from .counting import (
+    DIVIDED_ENCODER_STAGES,
+    encoder_halos,
+    first_time_invariant,
+    patch_size,
+    strip_ranges,
+    tail_halos,
+)
 from .layers import FrameCache
-from .memory_plan import DecodePlan, first_stage_halo, patch_size, strip_ranges, tail_halos
-from .transfer import PinnedCache
+from .memory_plan import DecodePlan, EncodePlan
 
 Finish = Callable[[Tensor], Tensor]
 """Converts decoded pixels, ``[n, h, w, 3]`` of about -1..1, to the format that leaves the device."""
-
-Pin = Callable[[Tensor], object]
-"""Pins a CPU tensor, or refuses; see `transfer.PinnedCache`."""
 
 
 KERNELS = {(3, 3, 3), (3, 1, 1), (1, 1, 1)}
@@ -62,8 +69,55 @@ def long_side(x: Tensor) -> int:
 # --- Decode ---------------------------------------------------------------------------------------
 
 
+class Band(NamedTuple):
+    """Where decoded pixels belong: frames, and rows or columns of these frames.
+
+    Attributes
+    ----------
+    frames
+        Frames of the clip.
+    begin, end
+        Rows or columns along ``side``.
+    side
+        Dimension of ``[F, H, W, 3]`` that ``begin`` and ``end`` count in.
+    length
+        Rows or columns of a whole frame.
+    """
+
+    frames: slice
+    begin: int
+    end: int
+    side: int
+    length: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether it holds whole frames."""
+        return self.begin == 0 and self.end == self.length
+
+    @property
+    def finishes(self) -> bool:
+        """Whether its frames are finished with it; the bands before it are."""
+        return self.end == self.length
+
+    def decoded(self, count: int) -> int:
+        """Return how much of a clip of ``count`` frames is decoded with it, in frames."""
+        before, own = self.begin * count, (self.end - self.begin) * int(self.frames.stop)
+        return (before + own) // self.length
+
+    def room_for(self, count: int, pixels: Tensor) -> Tensor:
+        """Return room for ``count`` whole frames like the band's ``pixels``."""
+        size = list(pixels.shape)
+        size[0], size[self.side] = count, self.length
+        return pixels.new_empty(size)
+
+    def of(self, clip: Tensor) -> Tensor:
+        """Return the band of a clip ``[F, H, W, 3]``, as a view."""
+        return clip[self.frames].narrow(self.side, self.begin, self.end - self.begin)
+
+
 class StripDecoder:
-    """Decodes one clip, a few latent frames at a time.
+    """Decodes one clip, a latent frame at a time.
 
     Parameters
     ----------
@@ -74,20 +128,27 @@ class StripDecoder:
         How to divide the decode; the result does not depend on it.
     finish
         Applied to every finished strip, see `Finish`.
-    pin
-        Pins offloaded caches, see `Pin`.
     """
 
-    def __init__(self, autoencoder: Any, plan: DecodePlan, finish: Finish, pin: Pin) -> None:
+    def __init__(self, autoencoder: Any, plan: DecodePlan, finish: Finish) -> None:
         self._autoencoder, self._decoder, self._plan = autoencoder, autoencoder.decoder, plan
-        self._finish, self._pin = finish, pin
+        self._finish = finish
         self._first_stage, *self._tail_stages = layers.stages(self._decoder.upsamples)
         self._halos = tail_halos(self._tail_stages)
+        self._stages = list(zip(self._tail_stages, self._halos, strict=True))
+        self._invariant = first_time_invariant(self._tail_stages)
         self._patch = patch_size(self._decoder.head[-1].out_channels)
         self._scale = self._patch * 2 ** sum(stage.resample is not None for stage in self._tail_stages)
-        self._front_cache: FrameCache = {}
-        self._strip_caches: dict[int, FrameCache] = {}
-        self._offloaded: dict[int, PinnedCache] = {}
+
+    def bands(self, latent: Tensor) -> Iterator[Band]:
+        """Yield the place of everything that `decode` yields, in the same order."""
+        side, total = long_side(latent.movedim(1, -1)), latent.shape[2]
+        length = 2 * latent.shape[side + 1] * self._scale
+        for group in self._groups(latent):
+            begin, end = group[0][0] * self._scale, group[-1][1] * self._scale
+            for t in range(total):
+                frames = slice(max(0, FRAMES_PER_LATENT * (t - 1) + 1), FRAMES_PER_LATENT * t + 1)
+                yield Band(frames, begin, end, side - 1, length)
 
     def decode(self, latent: Tensor) -> Iterator[Tensor]:
         """Decode a clip.
@@ -100,49 +161,106 @@ class StripDecoder:
         Yields
         ------
         Tensor
-            Finished frames in order, ``[n, H, W, 3]`` on the latent's device: one frame for latent
-            frame 0, four for every other.
+            Finished pixels on the latent's device, one `Band` each: group by group, of one frame for latent
+            frame 0 and of four for every other.
         """
-        total = latent.shape[2]
-        for start in range(0, total, self._plan.latent_frames):
-            end = min(start + self._plan.latent_frames, total)
-            yield self._tail([self._front(latent[:, :, t : t + 1]) for t in range(start, end)])
+        groups = self._groups(latent)
+        kept: dict[int, Tensor] = {}
+        for group in groups:
+            front_cache: FrameCache = {}
+            caches: list[FrameCache] = [{} for _ in group]
+            for t in range(latent.shape[2]):
+                if t in kept:
+                    front_cache.clear()
+                    features = self._fetch(kept[t], group, latent.device)
+                else:
+                    features = _Features.of(self._front(latent[:, :, t : t + 1], front_cache))
+                    if t >= latent.shape[2] - self._plan.kept and len(groups) > 1:
+                        kept[t] = features.x.to("cpu")
+                parts = [
+                    self._strip(features, begin, end, cache)
+                    for (begin, end), cache in zip(group, caches, strict=True)
+                ]
+                yield torch.cat(parts, dim=features.side - 1) if len(parts) > 1 else parts.pop()
+                del features, parts
 
-    def _front(self, latent_frame: Tensor) -> Tensor:
+    def _groups(self, latent: Tensor) -> list[list[tuple[int, int]]]:
+        """Return the strips of every group, in cells of the front's features."""
+        strips = strip_ranges(2 * max(latent.shape[-2:]), self._plan.strips)
+        return [strips[begin:end] for begin, end in strip_ranges(len(strips), self._plan.groups)]
+
+    def _front(self, latent_frame: Tensor, cache: FrameCache) -> Tensor:
         x = layers.convolve(self._autoencoder.conv2, latent_frame.movedim(1, -1).contiguous())
-        x = layers.convolve_causal(self._decoder.conv1, x, self._front_cache)
-        x = layers.run_middle(self._decoder.middle, x, self._front_cache)
-        return layers.upsample(self._first_stage, x, self._front_cache)
+        x = layers.convolve_causal(self._decoder.conv1, x, cache)
+        x = layers.run_middle(self._decoder.middle, x, cache)
+        return layers.upsample(self._first_stage, x, cache)
 
-    def _tail(self, features: list[Tensor]) -> Tensor:
-        side, parts = long_side(features[0]), []
-        for number, (begin, end) in enumerate(strip_ranges(features[0].shape[side], self._plan.strips)):
-            cache = self._strip_cache(number, features[0].device)
-            strips = [self._finish(self._strip(x, begin, end, side, cache)) for x in features]
-            parts.append(torch.cat(strips))
-            if self._plan.offload:
-                self._offloaded[number].store(cache)
-        return torch.cat(parts, dim=side - 1)
+    def _fetch(self, kept: Tensor, group: list[tuple[int, int]], device: torch.device) -> _Features:
+        """Copy what a group needs of the features in RAM back to the device."""
+        side = long_side(kept)
+        low = max(0, group[0][0] - self._halos[0])
+        high = min(kept.shape[side], group[-1][1] + self._halos[0])
+        return _Features(
+            kept.narrow(side, low, high - low).contiguous().to(device), side, low, kept.shape[side]
+        )
 
-    def _strip_cache(self, number: int, device: torch.device) -> FrameCache:
-        """Return the frame cache of a strip, copied back if it was offloaded."""
-        if not self._plan.offload:
-            return self._strip_caches.setdefault(number, {})
-        return self._offloaded.setdefault(number, PinnedCache(self._pin)).fetch(device)
-
-    def _strip(self, x: Tensor, begin: int, end: int, side: int, cache: FrameCache) -> Tensor:
-        """Run the tail on the part of one latent frame's features from ``begin`` to ``end``."""
-        length, origin, scale = x.shape[side], 0, 1
-        for stage, halo in zip(self._tail_stages, self._halos, strict=True):
-            low = max(0, begin * scale - halo)
-            high = min(length * scale, end * scale + halo)
-            x = x.narrow(side, low - origin, high - low).contiguous()
+    def _strip(self, features: _Features, begin: int, end: int, cache: FrameCache) -> Tensor:
+        """Run the tail on the part of one latent frame's features from ``begin`` to ``end``; finish it."""
+        x, side = features.x, features.side
+        extent = _Extent(features.low, features.length, begin, end)
+        for stage, halo in self._stages[: self._invariant]:
+            x, extent = _cut(x, side, extent, halo)
             x = layers.upsample(stage, x, cache)
-            factor = x.shape[side] // (high - low)
-            origin, scale = low * factor, scale * factor
+            extent = extent.after(stage)
+        frames, finished = list(torch.split(x, self._plan.frames, dim=1)), []
+        del x  # freed with the last of `frames`
+        while frames:
+            finished.append(self._finish(self._pixels(frames, side, extent, cache)))
+        return torch.cat(finished) if len(finished) > 1 else finished.pop()
+
+    def _pixels(self, frames: list[Tensor], side: int, extent: _Extent, cache: FrameCache) -> Tensor:
+        """Remove the first of ``frames`` and take it to pixels."""
+        x = frames.pop(0)
+        for stage, halo in self._stages[self._invariant :]:
+            x, extent = _cut(x, side, extent, halo)
+            x = layers.upsample(stage, x, cache)
+            extent = extent.after(stage)
         x = layers.run_head(self._decoder.head, x, cache)
-        x = x.narrow(side, begin * scale - origin, (end - begin) * scale)
+        x = x.narrow(side, extent.begin - extent.low, extent.end - extent.begin)
         return unpatchify(x, self._patch)
+
+
+class _Features(NamedTuple):
+    """The front's features of one latent frame: all of them, or those from ``low`` on along ``side``."""
+
+    x: Tensor
+    side: int
+    low: int
+    length: int
+
+    @classmethod
+    def of(cls, x: Tensor) -> _Features:
+        return cls(x, long_side(x), 0, x.shape[long_side(x)])
+
+
+class _Extent(NamedTuple):
+    """Activations from ``low`` on, of ``length`` cells in all; those from ``begin`` to ``end`` count."""
+
+    low: int
+    length: int
+    begin: int
+    end: int
+
+    def after(self, stage: layers.Stage) -> _Extent:
+        """Return the extent after a stage."""
+        return self if stage.resample is None else _Extent(*(2 * place for place in self))
+
+
+def _cut(x: Tensor, side: int, extent: _Extent, halo: int) -> tuple[Tensor, _Extent]:
+    """Cut activations to what counts and a halo."""
+    _, length, begin, end = extent
+    low, high = max(0, begin - halo), min(length, end + halo)
+    return x.narrow(side, low - extent.low, high - low).contiguous(), extent._replace(low=low)
 
 
 def unpatchify(x: Tensor, patch: int) -> Tensor:
@@ -161,17 +279,16 @@ class StripEncoder:
     ----------
     autoencoder
         As for `StripDecoder`.
-    strips
-        Strips of the first stage, at least 1; the result does not depend on it.
+    plan
+        How to divide the encode; the result does not depend on it.
     """
 
-    def __init__(self, autoencoder: Any, strips: int) -> None:
-        self._autoencoder, self._encoder, self._strips = autoencoder, autoencoder.encoder, strips
-        self._first_stage, *self._other_stages = layers.stages(self._encoder.downsamples)
-        self._halo = first_stage_halo(self._first_stage)
+    def __init__(self, autoencoder: Any, plan: EncodePlan) -> None:
+        self._autoencoder, self._encoder, self._plan = autoencoder, autoencoder.encoder, plan
+        every = layers.stages(self._encoder.downsamples)
+        self._divided, self._whole = every[:DIVIDED_ENCODER_STAGES], every[DIVIDED_ENCODER_STAGES:]
+        self._halos = encoder_halos(self._divided)
         self._patch = patch_size(self._encoder.conv1.in_channels)
-        self._strip_caches: dict[int, FrameCache] = {}
-        self._cache: FrameCache = {}
 
     def encode(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
         """Encode a clip piece by piece.
@@ -180,39 +297,66 @@ class StripEncoder:
         ----------
         pieces
             Frames in order, -1..1, in the autoencoder's dtype and device: first ``[1, H, W, 3]``,
-            then ``[4, H, W, 3]`` each.
+            then ``[4, H, W, 3]`` each. Iterated once per group of the plan.
 
         Yields
         ------
         Tensor
             One latent frame per piece, ``[1, C, 1, h, w]``.
         """
-        for frames in pieces:
-            x = self._front(patchify(frames, self._patch))
-            for stage in self._other_stages:
-                x = layers.downsample(stage, x, self._cache)
-            x = layers.run_middle(self._encoder.middle, x, self._cache)
-            x = layers.run_head(self._encoder.head, x, self._cache)
-            x = layers.convolve(self._autoencoder.conv1, x)
-            yield x.chunk(2, dim=-1)[0].movedim(-1, 1)
+        kept: list[list[Tensor]] = []
+        for number in range(self._plan.groups - 1):
+            caches: dict[int, FrameCache] = {}
+            for t, frames in enumerate(pieces):
+                if t == len(kept):
+                    kept.append([])
+                x = patchify(frames, self._patch)
+                kept[t].extend(part.to("cpu") for part in self._front(x, number, caches))
+        caches, cache = {}, FrameCache()
+        for t, frames in enumerate(pieces):
+            x = patchify(frames, self._patch)
+            side = long_side(x)
+            parts = self._front(x, self._plan.groups - 1, caches)
+            if kept:
+                parts = [*(part.to(x.device) for part in kept[t]), *parts]
+            yield self._latent_frame(torch.cat(parts, dim=side), cache)
 
-    def _front(self, x: Tensor) -> Tensor:
+    def _latent_frame(self, x: Tensor, cache: FrameCache) -> Tensor:
+        """Run what follows the divided stages."""
+        for stage in self._whole:
+            x = layers.downsample(stage, x, cache)
+        x = layers.run_middle(self._encoder.middle, x, cache)
+        x = layers.run_head(self._encoder.head, x, cache)
+        x = layers.convolve(self._autoencoder.conv1, x)
+        return x.chunk(2, dim=-1)[0].movedim(-1, 1)
+
+    def _front(self, x: Tensor, group: int, caches: dict[int, FrameCache]) -> list[Tensor]:
+        """Run the divided stages on the strips of a group."""
         side = long_side(x)
-        ranges = strip_ranges(x.shape[side] // 2, self._strips)
-        parts = [
-            self._strip(x, begin, end, side, self._strip_caches.setdefault(number, {}))
-            for number, (begin, end) in enumerate(ranges)
+        strips = strip_ranges(x.shape[side] // 2 ** len(self._divided), self._plan.strips)
+        groups = strip_ranges(len(strips), self._plan.groups)
+        if group >= len(groups):  # more groups than strips: the last ones are empty
+            return []
+        return [
+            self._strip(x, *strips[number], side, caches.setdefault(number, {}))
+            for number in range(*groups[group])
         ]
-        return torch.cat(parts, dim=side)
 
     def _strip(self, x: Tensor, begin: int, end: int, side: int, cache: FrameCache) -> Tensor:
-        """Run the first stage for the part of its result from ``begin`` to ``end``."""
-        low = max(0, 2 * begin - self._halo)
-        high = min(x.shape[side], 2 * end + self._halo)
+        """Run the divided stages for the part of their result from ``begin`` to ``end``."""
+        length, needed = x.shape[side], [(begin, end)]
+        for number in reversed(range(len(self._divided))):  # what each stage reads, the last one first
+            low, high = needed[0]
+            most, halo = length // 2**number, self._halos[number]
+            needed.insert(0, (max(0, 2 * low - halo), min(most, 2 * high + halo)))
+        low, high = needed[0]
         x = x.narrow(side, low, high - low).contiguous()
         x = layers.convolve_causal(self._encoder.conv1, x, cache)
-        x = layers.downsample(self._first_stage, x, cache)
-        return x.narrow(side, begin - low // 2, end - begin)
+        for stage, (start, stop) in zip(self._divided, needed[1:], strict=True):
+            x = layers.downsample(stage, x, cache)
+            x = x.narrow(side, start - low // 2, stop - start).contiguous()
+            low = start
+        return x
 
 
 def patchify(frames: Tensor, patch: int) -> Tensor:

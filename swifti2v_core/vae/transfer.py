@@ -2,41 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.cuda import Event, current_stream
-
-
-class PinnedCache:
-    """Tensors offloaded to CPU memory, whose buffers are allocated once and reused.
-
-    Parameters
-    ----------
-    pin
-        Pins a CPU tensor, so that copies are asynchronous and run at full speed; it may refuse.
-    """
-
-    def __init__(self, pin: Callable[[Tensor], object]) -> None:
-        self._pin = pin
-        self._buffers: dict[Hashable, Tensor] = {}
-
-    def store(self, tensors: dict[Hashable, Tensor]) -> None:
-        """Copy tensors into the cache."""
-        for name, tensor in tensors.items():
-            if name not in self._buffers:
-                self._buffers[name] = torch.empty_like(tensor, device="cpu")
-                self._pin(self._buffers[name])
-            buffer = self._buffers[name]
-            buffer.copy_(tensor, non_blocking=buffer.is_pinned())
-
-    def fetch(self, device: torch.device) -> dict[Hashable, Tensor]:
-        """Return copies of the cached tensors on a device."""
-        return {
-            name: buffer.to(device, copy=True, non_blocking=buffer.is_pinned())
-            for name, buffer in self._buffers.items()
-        }
 
 
 def to_cpu(tensor: Tensor) -> Tensor:

@@ -151,7 +151,7 @@ class Meter(TorchDispatchMode):
         self._pack, self._comfyui = (f"{root}/" for root in roots)
         self._shipped = (f"{self._pack}nodes/", f"{self._pack}swifti2v_core/")
         self._traits: dict[Any, Traits] = {}
-        self.gpu, self.pinned = Gauge(), Gauge()
+        self.gpu, self.cpu, self.pinned = Gauge(), Gauge(), Gauge()
         self.copies: list[Event] = []
         self.waits: list[Event] = []
         self.most_elements = 0
@@ -160,7 +160,8 @@ class Meter(TorchDispatchMode):
     def start(self) -> None:
         """Forget what was counted; what is on the GPU now are the weights."""
         self.weights = self.gpu.live
-        self.gpu.peak, self.pinned.peak = self.gpu.live, self.pinned.live
+        for gauge in (self.gpu, self.cpu, self.pinned):
+            gauge.peak = gauge.live
         self.copies, self.waits, self.most_elements = [], [], 0
 
     @property
@@ -251,7 +252,9 @@ class Meter(TorchDispatchMode):
         if tensor.device.type == "cuda":
             self.gpu.add(tensor, -(-tensor.untyped_storage().nbytes() // BLOCK) * BLOCK)
             self.most_elements = max(self.most_elements, tensor.numel())
-        elif pinned:
+            return
+        self.cpu.add(tensor, tensor.untyped_storage().nbytes())
+        if pinned:
             # PyTorch's allocator of pinned memory rounds to powers of two.
             self.pinned.add(tensor, 1 << max(0, tensor.untyped_storage().nbytes() - 1).bit_length())
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 from unittest import mock
@@ -15,8 +14,8 @@ from meter import Meter
 
 WIDTH, HEIGHT = 2560, 1408
 
-BUDGETS = [half * GIB / 2 for half in range(10, 2 * 48)]
-"""Free memory for which plans are asked, in steps of half a GiB: cards from 8 to 48 GiB."""
+BUDGETS = [gib * GIB for gib in range(3, 33)]
+"""Free memory for which plans are asked."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +26,12 @@ class Measured:
     ----------
     plan
         The plan.
-    stated
-        Its need in GPU memory, in bytes, as the planner states it.
+    stated, stated_ram
+        Its need in GPU memory and in RAM, in bytes, as the planner states it.
     peak
         GPU memory beside the weights, in bytes.
+    ram
+        CPU memory, in bytes, with the frames that wait in it.
     pinned
         Pinned CPU memory, in bytes.
     to_cpu, to_gpu
@@ -41,7 +42,9 @@ class Measured:
 
     plan: Any
     stated: float
+    stated_ram: float
     peak: int
+    ram: int
     pinned: int
     to_cpu: int
     to_gpu: int
@@ -50,29 +53,26 @@ class Measured:
 
 def decode_plans(vae: Any, latent_frames: int) -> list[Any]:
     """Return every plan that a decode at 2560x1408 may choose, whatever is free."""
-    height, width = HEIGHT // 16, WIDTH // 16
-    return _choices(
-        _planner().plan_decode, vae.first_stage_model.decoder, height, width, vae, latent_frames
-    )
+    sizes = (vae.first_stage_model.decoder, HEIGHT // 16, WIDTH // 16, vae.vae_dtype.itemsize)
+    return _choices(_planner().plan_decode, sizes, latent_frames)
 
 
 def encode_plans(vae: Any, latent_frames: int) -> list[Any]:
     """Return every plan that an encode at 2560x1408 may choose, whatever is free."""
-    return _choices(
-        _planner().plan_encode, vae.first_stage_model.encoder, HEIGHT, WIDTH, vae, latent_frames
-    )
+    sizes = (vae.first_stage_model.encoder, HEIGHT, WIDTH, vae.vae_dtype.itemsize)
+    return _choices(_planner().plan_encode, sizes, latent_frames)
 
 
-def decode_need(vae: Any, plan: Any, latent_frames: int) -> float:
-    """Return the bytes of GPU memory that the planner states for a decode at 2560x1408."""
+def decode_need(vae: Any, plan: Any, latent_frames: int) -> Any:
+    """Return what the planner states for a decode at 2560x1408: bytes on the GPU and in RAM, and work."""
     decoder, size = vae.first_stage_model.decoder, vae.vae_dtype.itemsize
-    return float(_planner().decode_memory_bytes(decoder, HEIGHT // 16, WIDTH // 16, size, plan))
+    return _planner().decode_cost(decoder, HEIGHT // 16, WIDTH // 16, size, plan, latent_frames)
 
 
-def encode_need(vae: Any, plan: Any, latent_frames: int) -> float:
-    """Return the bytes of GPU memory that the planner states for an encode at 2560x1408."""
+def encode_need(vae: Any, plan: Any, latent_frames: int) -> Any:
+    """Return what the planner states for an encode at 2560x1408: bytes on the GPU and in RAM, and work."""
     encoder, size = vae.first_stage_model.encoder, vae.vae_dtype.itemsize
-    return float(_planner().encode_memory_bytes(encoder, HEIGHT, WIDTH, size, plan))
+    return _planner().encode_cost(encoder, HEIGHT, WIDTH, size, plan, latent_frames)
 
 
 def decode(vae: Any, latent_frames: int) -> None:
@@ -101,18 +101,61 @@ NEEDS = {"decode": decode_need, "encode": encode_need}
 
 def measure(work: str, meter: Meter, vae: Any, plan: Any, latent_frames: int) -> Measured:
     """Run a ``"decode"`` or ``"encode"`` of a clip of 2560x1408 with a plan."""
-    with always(f"plan_{work}", plan):
+    with always(plan):
         meter.start()
+        held = meter.cpu.live
         WORKS[work](vae, latent_frames)
     to_cpu, to_gpu = (sum(copy.size for copy in meter.copied(kind)) for kind in ("cuda->cpu", "cpu->cuda"))
-    stated = NEEDS[work](vae, plan, latent_frames)
-    return Measured(plan, stated, meter.peak, meter.pinned.peak, to_cpu, to_gpu, meter.most_elements)
+    cost = NEEDS[work](vae, plan, latent_frames)
+    return Measured(
+        plan,
+        cost.device_bytes,
+        cost.ram_bytes,
+        meter.peak,
+        meter.cpu.peak - held,
+        meter.pinned.peak,
+        to_cpu,
+        to_gpu,
+        meter.most_elements,
+    )
 
 
 @contextlib.contextmanager
-def always(function: str, plan: Any) -> Iterator[None]:
-    """Let ``plan_decode`` or ``plan_encode`` choose one plan, whatever is free."""
-    with mock.patch.object(_planner(), function, lambda *_, **__: plan):
+def later_frames_empty() -> Iterator[None]:
+    """Decode three latent frames of every strip; of later ones, which take the same, only make room.
+
+    Whole clips then take seconds.
+    """
+    from swifti2v.swifti2v_core.vae.strips import StripDecoder
+
+    strip, groups = StripDecoder._strip, StripDecoder._groups
+    used: dict[int, tuple[int, torch.Size]] = {}
+
+    def first_ones(decoder: Any, features: Any, begin: int, end: int, cache: Any) -> torch.Tensor:
+        count, size = used.get(id(cache), (0, torch.Size()))
+        if count >= 3:
+            return torch.empty(size, dtype=torch.uint8, device="cuda")
+        pixels = strip(decoder, features, begin, end, cache)
+        used[id(cache)] = count + 1, pixels.shape
+        return pixels
+
+    def of_new_caches(decoder: Any, latent: torch.Tensor) -> Any:
+        used.clear()
+        return groups(decoder, latent)
+
+    with (
+        mock.patch.object(StripDecoder, "_strip", first_ones),
+        mock.patch.object(StripDecoder, "_groups", of_new_caches),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def always(plan: Any) -> Iterator[None]:
+    """Let every decode or encode begin with one plan, whatever is free."""
+    from swifti2v.nodes.pipeline.vae_plans import Planner
+
+    with mock.patch.object(Planner, "first", lambda *_: plan):
         yield
 
 
@@ -126,13 +169,14 @@ class _Chosen(BaseException):
 
 def plan_for(work: str, vae: Any, latent_frames: int) -> Any:
     """Return the plan that the pack chooses for a ``"decode"`` or ``"encode"`` on this machine."""
-    function = f"plan_{work}"
-    choose = getattr(_planner(), function)
+    from swifti2v.nodes.pipeline.vae_plans import Planner
 
-    def stop(*args: Any, **kwargs: Any) -> Any:
-        raise _Chosen(choose(*args, **kwargs))
+    first = Planner.first
 
-    with mock.patch.object(_planner(), function, stop):
+    def stop(planner: Any, parts: Any) -> Any:
+        raise _Chosen(first(planner, parts))
+
+    with mock.patch.object(Planner, "first", stop):
         try:
             WORKS[work](vae, latent_frames)
         except _Chosen as chosen:
@@ -141,11 +185,8 @@ def plan_for(work: str, vae: Any, latent_frames: int) -> Any:
 
 
 def name_of(plan: Any) -> str:
-    """Return a plan in a few words, such as ``8 strips, latent_frames 6, offload``."""
-    if isinstance(plan, int):
-        return f"strips {plan}"
-    parts = [(field.name, getattr(plan, field.name)) for field in fields(plan)]
-    return ", ".join(name if value is True else f"{name} {value}" for name, value in parts if value)
+    """Return a plan in a few words, such as ``strips 4, frames 2, groups 4, kept 21``."""
+    return ", ".join(f"{field.name} {getattr(plan, field.name)}" for field in fields(plan))
 
 
 def _planner() -> Any:
@@ -154,11 +195,6 @@ def _planner() -> Any:
     return memory_plan
 
 
-def _choices(
-    choose: Callable[..., Any], network: Any, height: int, width: int, vae: Any, latent_frames: int
-) -> list[Any]:
-    known = {"latent_frames": latent_frames}
-    options = {name: known[name] for name in inspect.signature(choose).parameters if name in known}
-    size = vae.vae_dtype.itemsize
-    plans = (choose(network, height, width, size, free, **options) for free in reversed(BUDGETS))
+def _choices(choose: Any, sizes: tuple[Any, ...], latent_frames: int) -> list[Any]:
+    plans = (choose(*sizes, free, latent_frames) for free in reversed(BUDGETS))
     return list(dict.fromkeys(plans))

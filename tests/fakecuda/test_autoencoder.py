@@ -1,5 +1,6 @@
 """Anchor Encode, Decode to Video and the decode to an IMAGE at 2560x1408 on a fake GPU."""
 
+import contextlib
 from types import SimpleNamespace
 from unittest import mock
 
@@ -91,7 +92,9 @@ def test_a_reference_leaves_the_gpu_one_latent_frame_at_a_time(meter, name):
     # Three latent frames, and two of the clip from which the keyframe comes.
     assert len(back) == 5 and len({copy.place for copy in back}) == 1, listed(back)
     assert meter.copied("cuda->cpu", ours=False) == []
-    expect_waits(meter, {})
+    # Only color_match waits, when it measures the photo and the clip, once.
+    assert {wait.place.split(":")[0] for wait in meter.waits} == {"swifti2v_core/reference/color_match.py"}
+    expect_waits(meter, {"aten.is_nonzero.default": 5, "aten.item.default": 6})
 
 
 def test_nothing_but_the_video_leaves_the_gpu_where_comfyui_keeps_results_there(gpu_only):
@@ -116,3 +119,34 @@ def test_nothing_but_the_video_leaves_the_gpu_where_comfyui_keeps_results_there(
     pieces = list(decode_bytes(vae, latent["samples"]))
     assert {piece.device.type for piece in pieces} == {"cpu"} and sum(map(len, pieces)) == 5
     assert len(gpu_only.copied("cuda->cpu")) == 2
+
+
+def test_the_autoencoder_works_in_the_context_of_its_gpu_and_the_consumer_outside_it(meter):
+    """ComfyUI's weight casts wait on the stream of the current device."""
+    from comfy import model_management
+    from swifti2v.swifti2v_core.vae import layers
+
+    inside, seen, convolve = [0], [], layers.convolve
+
+    @contextlib.contextmanager
+    def context(device):
+        inside[0] += 1
+        yield
+        inside[0] -= 1
+
+    def watched(*args):
+        seen.append(inside[0])
+        return convolve(*args)
+
+    vae = wan_vae(48)
+    with (
+        mock.patch.object(model_management, "cuda_device_context", context),
+        mock.patch.object(layers, "convolve", watched),
+    ):
+        from swifti2v.nodes.pipeline.decode import decode_bytes
+
+        for _ in decode_bytes(vae, finished(1)):
+            assert inside == [0]
+        photo, motion = torch.zeros(1, 1408, 2560, 3), torch.zeros(5, 352, 640, 3)
+        run("SwiftI2V_AnchorEncode", image=photo, motion=motion, vae=vae, frames=5)
+    assert len(seen) > 100 and set(seen) == {1} and inside == [0]

@@ -41,14 +41,16 @@ def raw(pixels):
     return pixels
 
 
-def unpinned(tensor):
-    """Do nothing, as ComfyUI does where nothing can be pinned."""
-
-
 def decoded(module, latent, plan):
+    """Return a decoded clip ``[1, 3, F, H, W]``, put together from its bands, and their frames."""
+    decoder = streaming.StripDecoder(module, plan, raw)
     with torch.inference_mode():
-        parts = list(streaming.StripDecoder(module, plan, raw, unpinned).decode(latent))
-    return torch.cat(parts).movedim(-1, 0)[None], [len(part) for part in parts]
+        parts = list(zip(decoder.bands(latent), decoder.decode(latent), strict=True))
+    last, pixels = parts[-1]
+    clip = last.room_for(last.frames.stop, pixels).fill_(float("nan"))
+    for band, pixels in parts:
+        band.of(clip).copy_(pixels)
+    return clip.movedim(-1, 0)[None], [len(pixels) for _, pixels in parts]
 
 
 def undivided(module, latent):

@@ -19,7 +19,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def subject(one_thread):
-    plans = {"2 strips": (2, 1, None), "2 resting strips": (2, 2, torch.device("cpu"))}
+    plans = {"2 strips": (2,), "2 strips, one at a time": (2, 2, 2, 3)}
     return Subject(Sizes(64, 32, frames=9, steps=1, divisor=16), plans)
 
 

@@ -5,6 +5,7 @@ import comfy.ops
 import pytest
 import torch
 from comfy.ldm.wan.model import WanModel
+from swifti2v.nodes.pipeline import decode as decoding
 from swifti2v.nodes.pipeline import video_file
 from swifti2v.swifti2v_core.vae import memory_plan, strips
 
@@ -75,9 +76,9 @@ KEEPING = ["segments, saved"]
 
 @pytest.fixture
 def plans(pack, monkeypatch):
-    """Decode in resting strips, several latent frames at a time: what runs longest in one piece."""
+    """Decode in two groups of strips, with features kept in RAM and several frames at a time."""
     plan = memory_plan
-    monkeypatch.setattr(plan, "plan_decode", lambda *_: plan.DecodePlan(2, 3, offload=True))
+    monkeypatch.setattr(decoding, "plan_decode", lambda *_: plan.DecodePlan(2, 2, groups=2, kept=3))
 
 
 @pytest.fixture

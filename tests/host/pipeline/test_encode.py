@@ -1,31 +1,62 @@
 """Encoding through the nodes, with ComfyUI's VAE around the autoencoder."""
 
+import pytest
 import torch
+from swifti2v.nodes.pipeline.vae_plans import Planner
 from swifti2v.swifti2v_core.reference import hybrid
+from swifti2v.swifti2v_core.vae import memory_plan
 from swifti2v.swifti2v_core.vae import strips as streaming
 
+WIDTH, HEIGHT, FRAMES = 512, 32, 13
 
-def test_the_reference_is_encoded_in_pieces(run, host_vae, autoencoder, photo, monkeypatch):
-    motion = torch.rand(13, 32, 48, 3, generator=torch.Generator().manual_seed(4))
-    settings = hybrid.ReferenceSettings(96, 64, 13)
+
+@pytest.fixture(scope="module")
+def motion():
+    return torch.rand(FRAMES, 32, 512, 3, generator=torch.Generator().manual_seed(4))
+
+
+@pytest.fixture(scope="module")
+def expected(autoencoder, photo, motion):
+    """The undivided encode of the clip."""
+    settings = hybrid.ReferenceSettings(WIDTH, HEIGHT, FRAMES)
     clip = torch.cat(list(hybrid.reference_chunks(photo, motion, settings)))
     with torch.inference_mode():
-        expected = autoencoder.encode((clip * 2 - 1).movedim(-1, 0)[None])
-    options = {"image": photo, "motion": motion, "vae": host_vae, "width": 96, "height": 64, "frames": 13}
-    streamed = run("SwiftI2V_AnchorEncode", **options)[0]["samples"]
-    assert (streamed - expected).abs().max() <= 1e-5 * expected.abs().max()
+        return autoencoder.encode((clip * 2 - 1).movedim(-1, 0)[None])
 
-    encoder = streaming.StripEncoder
-    front, tried, enough = encoder._front, [], 0
 
-    def failing(self, x):
-        tried.append(self._strips)
-        if self._strips < enough or (len(x[0]) == 4 and self._strips < 2 * enough):
+@pytest.fixture
+def encoded(run, host_vae, photo, motion):
+    """Encode the clip through the node."""
+    size = {"width": WIDTH, "height": HEIGHT, "frames": FRAMES}
+
+    def encode():
+        return run("SwiftI2V_AnchorEncode", image=photo, motion=motion, vae=host_vae, **size)[0]["samples"]
+
+    return encode
+
+
+def test_the_reference_is_encoded_in_pieces(encoded, expected):
+    assert (encoded() - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_out_of_memory_retries_in_less_memory_with_the_same_latent(
+    encoded, expected, host_vae, monkeypatch, failures
+):
+    # RAM that is not what the encode computes in, as beside a GPU.
+    monkeypatch.setattr(Planner, "_most_ram", lambda _: float("inf"))
+    front, plans = streaming.StripEncoder._front, []
+
+    def failing(encoder, x, *args):
+        if encoder._plan not in plans:
+            plans.append(encoder._plan)
+        if len(plans) <= failures and x.shape[1] == 4:
             raise torch.OutOfMemoryError("injected")
-        return front(self, x)
+        return front(encoder, x, *args)
 
-    monkeypatch.setattr(encoder, "_front", failing)
-    for enough, last in ((1, 2), (4, 8), (8, 16)):  # noqa: B007 (read in failing)
-        again = run("SwiftI2V_AnchorEncode", **options)[0]["samples"]
-        assert (again - expected).abs().max() <= 1e-5 * expected.abs().max()
-        assert tried[-1] == last
+    monkeypatch.setattr(streaming.StripEncoder, "_front", failing)
+    assert (encoded() - expected).abs().max() <= 1e-5 * expected.abs().max()
+    encoder = host_vae.first_stage_model.encoder
+    costs = [memory_plan.encode_cost(encoder, HEIGHT, WIDTH, 4, plan, 4) for plan in plans]
+    taken = [cost.device_bytes for cost in costs]
+    assert len(taken) == failures + 1 and taken == sorted(set(taken), reverse=True)

@@ -114,7 +114,7 @@ def sites():
         "noise": ("segments", sampling.SeededNoise, "generate_noise", "nearest segment_frames"),
         "decode": ("images", strips.StripDecoder, "_strip", size),
         "decode of a file": ("video", strips.StripDecoder, "_strip", size),
-        "IMAGE": ("images", decoding, "assemble", "use SwiftI2V Decode to Video"),
+        "IMAGE": ("images", decoding, "allocate_images", "use SwiftI2V Decode to Video"),
         "video frames": ("video", video_file.VideoFile, "write", "close other programs"),
     }
 

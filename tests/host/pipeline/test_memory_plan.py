@@ -1,14 +1,16 @@
-"""Plans by free memory, and that the work takes what was planned."""
+"""Which plans a 2560x1408 decode and encode choose; `tests/fakecuda` tests that they hold."""
 
-import dataclasses
+import itertools
 
-import comfy.ops
 import pytest
 import torch
-from autoencoders import Held, random_latent, raw, unpinned
+from autoencoders import random_latent, raw
 from comfy.ldm.wan import vae2_2 as wan22
-from swifti2v.swifti2v_core.vae import memory_plan
+from swifti2v.swifti2v_core.vae import counting, memory_plan
 from swifti2v.swifti2v_core.vae import strips as streaming
+
+GIB = 2**30
+HEIGHT, WIDTH = 1408, 2560
 
 
 @pytest.fixture(scope="module")
@@ -18,118 +20,125 @@ def real():
         return wan22.WanVAE(dim=160, dec_dim=256, z_dim=48, temperal_downsample=[False, True, True])
 
 
-PLANS_OF_2K = [(strips, 1, False) for strips in (1, 2, 4)] + [(strips, 6, True) for strips in (8, 16, 32)]
+def decode_plan(real, free, latent_frames=21, ram=64.0, size=(88, 160), element_size=2):
+    return memory_plan.plan_decode(real.decoder, *size, element_size, free * GIB, latent_frames, ram * GIB)
 
 
-@pytest.fixture
-def shapes_alone(monkeypatch):
-    """Let convolutions and attention give shapes on the meta device, laid out as on a GPU."""
-
-    def convolve(convolution, x):
-        kernel, stride, padding = convolution.kernel_size, convolution.stride, convolution.padding
-        sizes = [
-            (size + 2 * around - side) // step + 1
-            for size, around, side, step in zip(x.shape[1:4], padding, kernel, stride, strict=True)
-        ]
-        return x.new_empty(x.shape[0], *sizes, convolution.out_channels)
-
-    def on_pictures(convolution, x, *_):
-        channels_last = x.movedim(1, -1)
-        assert channels_last.is_contiguous()
-        height, width = x.shape[-2:]
-        if convolution.stride[0] == 2:
-            height, width = (height - 3) // 2 + 1, (width - 3) // 2 + 1
-        return x.new_empty(len(x), height, width, convolution.out_channels).movedim(-1, 1)
-
-    monkeypatch.setattr(streaming.layers, "convolve", convolve)
-    monkeypatch.setattr(comfy.ops.disable_weight_init.Conv2d, "forward", on_pictures)
-    monkeypatch.setattr(wan22.AttentionBlock, "forward", lambda self, x: torch.empty_like(x))
-    monkeypatch.setattr(streaming.layers.F, "rms_norm", lambda x, *_: torch.empty_like(x))
+def decode_cost(real, plan, latent_frames=21, size=(88, 160), element_size=2):
+    return memory_plan.decode_cost(real.decoder, *size, element_size, plan, latent_frames)
 
 
-class Peak(Held):
-    """Also knows the most that was held at once."""
-
-    def __init__(self):
-        super().__init__()
-        self.most = 0
-
-    def __torch_dispatch__(self, *args, **kwargs):
-        result = super().__torch_dispatch__(*args, **kwargs)
-        self.most = max(self.most, self.count())
-        return result
+def encode_plan(real, free, ram=64.0):
+    return memory_plan.plan_encode(real.encoder, HEIGHT, WIDTH, 2, free * GIB, 21, ram * GIB)
 
 
-class Elsewhere:
-    """A cache in memory that is not counted."""
-
-    def __init__(self, pin):
-        self._kept = {}
-
-    def store(self, tensors):
-        self._kept = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-
-    def fetch(self, device):
-        return {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in self._kept.items()}
+def encode_cost(real, plan):
+    return memory_plan.encode_cost(real.encoder, HEIGHT, WIDTH, 2, plan, 21)
 
 
-@pytest.mark.parametrize("cut", PLANS_OF_2K)
-def test_a_2k_decode_takes_what_was_planned(real, shapes_alone, cut, monkeypatch):
-    plan = memory_plan.DecodePlan(*cut)
-    monkeypatch.setattr(streaming, "PinnedCache", Elsewhere)
-    with torch.device("meta"), torch.inference_mode(), Peak() as peak:
-        latent = torch.empty(1, 48, 2 + plan.latent_frames, 88, 160, dtype=torch.bfloat16)
-        decoder = streaming.StripDecoder(real, plan, lambda pixels: pixels.float().half(), unpinned)
-        for frames in decoder.decode(latent):
-            del frames
-    planned = memory_plan.decode_memory_bytes(real.decoder, 88, 160, 2, plan)
-    assert 0.7 * planned < peak.most <= planned
+@pytest.mark.parametrize("latent_frames", [21, 61])
+@pytest.mark.parametrize("free", [2, 3, 4.5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 24, 60])
+def test_a_plan_fits_into_what_is_free(real, free, latent_frames):
+    cost = decode_cost(real, decode_plan(real, free, latent_frames), latent_frames)
+    assert cost.device_bytes <= free * GIB
+    assert cost.ram_bytes <= memory_plan.MOST_KEPT_BYTES
 
 
-@pytest.mark.parametrize("strips", [1, 2, 4, 8, 16])
-def test_a_2k_encode_takes_what_was_planned(real, shapes_alone, strips):
-    with torch.device("meta"), torch.inference_mode(), Peak() as peak:
-        pieces = (torch.empty(count, 1408, 2560, 3, dtype=torch.bfloat16) for count in (1, 4, 4))
-        list(streaming.StripEncoder(real, strips).encode(pieces))
-    planned = memory_plan.encode_memory_bytes(real.encoder, 1408, 2560, 2, strips)
-    assert 0.7 * planned < peak.most <= planned
+def test_more_memory_never_means_more_work(real):
+    costs = [decode_cost(real, decode_plan(real, free)) for free in (2, 4, 6, 7, 9, 11, 13, 15)]
+    assert all(later.work <= earlier.work for earlier, later in itertools.pairwise(costs))
+    assert costs[3].work < 1.25 * decode_cost(real, memory_plan.DecodePlan(1)).work
 
 
-def test_plans_by_free_memory(real):
-    def plan(gibibytes):
-        return memory_plan.plan_decode(real.decoder, 88, 160, 2, gibibytes * 2**30)
-
-    assert plan(60) == memory_plan.DecodePlan(1, 1)
-    assert plan(20) == memory_plan.DecodePlan(2, 1)
-    assert plan(17.5) == memory_plan.DecodePlan(4, 1)
-    assert plan(10) == memory_plan.DecodePlan(8, 6, offload=True)
-    assert plan(1) == memory_plan.DecodePlan(64, 1, offload=True)  # the smallest: try it
-    strips = [memory_plan.plan_encode(real.encoder, 1408, 2560, 2, size * 2**30) for size in (20, 8, 6, 1)]
-    assert strips == sorted(strips) and strips[0] == 1 and strips[-1] == 16
+def test_between_7_and_16_gib_the_memory_is_used(real):
+    for free in range(7, 17):
+        assert decode_cost(real, decode_plan(real, free)).device_bytes > 0.7 * free * GIB
 
 
-def test_smaller_plans_are_all_tried():
-    plan, plans = memory_plan.DecodePlan(1, 1), []
-    while plan:
-        plans.append(plan)
-        plan = memory_plan.smaller_plan(plan)
-    assert tuple(plans) == memory_plan.DECODE_PLANS
+def test_tensors_beyond_32_bits_are_not_made(real):
+    whole = decode_cost(real, memory_plan.DecodePlan(1))
+    assert whole.largest == 6 * 704 * 1280 * 512 > 2**31
+    for size in ((88, 160), (136, 240), (272, 480)):
+        plan = decode_plan(real, 500, size=size)
+        assert decode_cost(real, plan, size=size).largest < 2**31
+
+
+def test_a_32_bit_vae_on_a_24_gib_card_gets_no_needlessly_small_plan(real):
+    plan = decode_plan(real, 18, element_size=4)
+    cost = decode_cost(real, plan, element_size=4)
+    assert 0.7 * 18 * GIB < cost.device_bytes <= 18 * GIB
+    assert cost.work < 1.15 * decode_cost(real, memory_plan.DecodePlan(1), element_size=4).work
+
+
+def test_one_group_is_preferred_because_its_frames_are_finished_in_order(real):
+    for free in range(2, 60):
+        plan = decode_plan(real, free)
+        assert (plan.groups == 1) == (free >= 16)
+        assert plan.groups > 1 or decode_cost(real, plan).ram_bytes == 0
+
+
+@pytest.mark.parametrize("ram", [0.0, 1.0, 3.0])
+def test_features_are_kept_only_in_free_ram(real, ram):
+    plan = decode_plan(real, 6, ram=ram)
+    assert decode_cost(real, plan).ram_bytes <= ram * GIB
+    assert plan.groups > 1
+
+
+def test_less_ram_costs_work_but_no_gpu_memory(real):
+    plenty, none = (decode_cost(real, decode_plan(real, 6, ram=ram)) for ram in (64, 0))
+    assert none.ram_bytes == 0 < plenty.ram_bytes
+    assert none.work > plenty.work and none.device_bytes <= 6 * GIB
+
+
+def test_running_the_front_again_takes_4_percent_of_a_decode(real):
+    once, again = (decode_cost(real, memory_plan.DecodePlan(4, 4, groups)) for groups in (1, 2))
+    assert 0.03 < again.work / once.work - 1 < 0.05
+
+
+def test_features_that_cost_more_to_copy_than_to_compute_are_not_kept(real, monkeypatch):
+    assert decode_plan(real, 6).kept == 21
+    monkeypatch.setattr(counting, "WORK_PER_RAM_BYTE", 10 * counting.WORK_PER_RAM_BYTE)
+    assert decode_plan(real, 6).kept == 0
+
+
+def test_the_counter_knows_the_halos(real):
+    _, *tail = streaming.layers.stages(real.decoder.upsamples)
+    assert counting.tail_halos(tail) == [12, 10, 7]
+    first, second, *_ = streaming.layers.stages(real.encoder.downsamples)
+    assert counting.encoder_halos([first, second]) == [6, 6]
+
+
+def test_only_encodes_that_save_memory_are_chosen(real):
+    chosen = [encode_plan(real, free) for free in (12, 8, 7, 6, 5, 4, 3, 2.5, 0)]
+    peaks = [encode_cost(real, plan).device_bytes for plan in chosen]
+    assert peaks == sorted(peaks, reverse=True) and chosen[0] == memory_plan.EncodePlan(1)
+    assert peaks[-1] < 2.5 * GIB
+
+
+def test_an_encode_in_16_strips_takes_less_than_4_gib(real):
+    assert encode_cost(real, memory_plan.EncodePlan(16, 4)).device_bytes < 4 * GIB
+
+
+def test_an_encode_without_ram_keeps_nothing_in_it(real):
+    plan = encode_plan(real, 4, ram=0.0)
+    assert plan.groups == 1 and encode_cost(real, plan).ram_bytes == 0
 
 
 @pytest.mark.parametrize("size", [(3, 2), (2, 3)])
 def test_caches_are_counted_exactly(family, size, monkeypatch):
-    latent = random_latent(family, 2, *size)
-    decoder = streaming.StripDecoder(family, memory_plan.DecodePlan(1, 1), raw, unpinned)
+    latent, caches = random_latent(family, 2, *size), []
+    strip = streaming.StripDecoder._strip
+    monkeypatch.setattr(
+        streaming.StripDecoder, "_strip", lambda self, *args: caches.append(args[-1]) or strip(self, *args)
+    )
     with torch.inference_mode():
-        list(decoder.decode(latent))
-    held = sum(part.numel() * 4 for part in decoder._strip_caches[0].values())
-    monkeypatch.setattr(memory_plan, "DECODE_COPIES", 0)
-    nothing_whole = dataclasses.replace(memory_plan.DecodePlan(1, 1), latent_frames=0)
-    assert memory_plan.decode_memory_bytes(family.decoder, *size, 4, nothing_whole) == held
+        list(streaming.StripDecoder(family, streaming.DecodePlan(1), raw).decode(latent))
+    held = sum(part.numel() * 4 for part in caches[-1].values())
+    assert counting.DecodeCounter(family.decoder, *size, 4).cache_bytes(strips=1) == held
 
 
 def test_strips_cover_everything_once():
     for length in (1, 5, 176):
         for strips in (1, 2, 7, 300):
-            ranges = memory_plan.strip_ranges(length, strips)
+            ranges = counting.strip_ranges(length, strips)
             assert [place for begin, end in ranges for place in range(begin, end)] == list(range(length))
