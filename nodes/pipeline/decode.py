@@ -21,6 +21,9 @@ from .memory_advice import MemoryNeed, shortage, smaller_sizes
 
 logger = logging.getLogger("SwiftI2V")
 
+Convert = Callable[[torch.Tensor], torch.Tensor]
+"""Makes what leaves the device of frames of 0..1."""
+
 
 def decode_images(vae: Any, latent: torch.Tensor) -> torch.Tensor:
     """Decode a latent ``[B, C, T, h, w]`` to one IMAGE ``[B * F, H, W, 3]``, filled frame by frame."""
@@ -33,19 +36,26 @@ def decode_images(vae: Any, latent: torch.Tensor) -> torch.Tensor:
     return assemble(count, pieces, frame_progress(count))
 
 
-def decode_bytes(vae: Any, latent: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Decode one clip ``[1, C, T, h, w]``, yielding finished frames ``[n, H, W, 3]`` uint8.
+def decode_integers(vae: Any, latent: torch.Tensor, convert: Convert = to_bytes) -> Iterator[torch.Tensor]:
+    """Decode one clip ``[1, C, T, h, w]``, yielding finished frames ``[n, H, W, 3]`` on the CPU.
 
     Wan autoencoders stream (`StripDecoder`); any other is decoded whole by ComfyUI.
+
+    Parameters
+    ----------
+    vae, latent
+        The VAE and its latent.
+    convert
+        Makes the integers that leave the device of frames of 0..1, `images.to_bytes` or `images.to_words`.
     """
     if streams(vae):
-        yield from _decode_streamed(vae, latent, to_bytes)
+        yield from _decode_streamed(vae, latent, convert)
         return
     for frame in _decode_whole(vae, latent).split(1):
         check = FiniteCheck(frame.device)
         check.update(frame)
         _check_finite(check)
-        yield to_bytes(frame)
+        yield convert(frame).cpu()
 
 
 def _check_finite(check: FiniteCheck) -> None:
@@ -65,9 +75,7 @@ def _unchanged(frames: torch.Tensor) -> torch.Tensor:
     return frames
 
 
-def _decode_streamed(
-    vae: Any, latent: torch.Tensor, convert: Callable[[torch.Tensor], torch.Tensor]
-) -> Iterator[torch.Tensor]:
+def _decode_streamed(vae: Any, latent: torch.Tensor, convert: Convert) -> Iterator[torch.Tensor]:
     """Decode one clip, yielding frames on the CPU, converted on the device by ``convert``."""
     check = FiniteCheck(vae.device)
 

@@ -52,7 +52,7 @@ def test_a_video_leaves_the_gpu_in_bytes(name, tmp_path):
     folder_paths.set_output_directory(str(tmp_path))
     with (
         fake_machine(CARDS[name]) as meter,
-        mock.patch("swifti2v.nodes.vae_decode.VideoFile", lambda *_: video),
+        mock.patch("swifti2v.nodes.pipeline.clip_file.VideoFile", lambda *_: video),
     ):
         vae = wan_vae(48, DTYPES[name])
         meter.start()
@@ -95,7 +95,7 @@ def test_a_reference_leaves_the_gpu_one_latent_frame_at_a_time(meter, name):
 
 
 def test_nothing_but_the_video_leaves_the_gpu_where_comfyui_keeps_results_there(gpu_only):
-    from swifti2v.nodes.pipeline.decode import decode_bytes
+    from swifti2v.nodes.pipeline.decode import decode_integers
 
     vae, model = wan_vae(48), wan_model("TI2V-5B", 96, 1)
     gpu_only.start()
@@ -113,6 +113,6 @@ def test_nothing_but_the_video_leaves_the_gpu_where_comfyui_keeps_results_there(
         positive=text(), negative=text(),
     )  # fmt: skip
     assert gpu_only.copied("cuda->cpu") == []
-    pieces = list(decode_bytes(vae, latent["samples"]))
+    pieces = list(decode_integers(vae, latent["samples"]))
     assert {piece.device.type for piece in pieces} == {"cpu"} and sum(map(len, pieces)) == 5
     assert len(gpu_only.copied("cuda->cpu")) == 2

@@ -422,7 +422,7 @@ def video(kit, vae, **options):
         vae=getattr(kit, vae),
         filename_prefix="frozen/clip",
         **options,
-    )[0]
+    )[0][0]
     with av.open(written.get_stream_source()) as container:
         stream = container.streams.video[0]
         rate = float(stream.average_rate)

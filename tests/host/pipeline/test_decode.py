@@ -91,7 +91,7 @@ def test_what_is_pinned_is_unpinned_also_after_an_error(host_vae, latent, monkey
     plan = memory_plan.DecodePlan(2, 2, offload=True)
     monkeypatch.setattr(decoding, "_decode_plan", lambda *_: plan)
     with torch.inference_mode():
-        frames = decoding.decode_bytes(host_vae, latent)
+        frames = decoding.decode_integers(host_vae, latent)
         next(frames)
         assert len(pinned) > 10
         frames.close()
@@ -150,12 +150,12 @@ def test_frames_that_are_not_finite_are_refused(host_vae, latent):
     broken = latent.clone()
     broken[:, :, 1] = float("nan")
     with torch.inference_mode(), pytest.raises(ValueError, match="NaN"):
-        list(decoding.decode_bytes(host_vae, broken))
+        list(decoding.decode_integers(host_vae, broken))
 
 
 def test_bytes_are_the_rounded_images(host_vae, latent, whole):
     with torch.inference_mode():
-        frames = torch.cat(list(decoding.decode_bytes(host_vae, latent)))
+        frames = torch.cat(list(decoding.decode_integers(host_vae, latent)))
     assert frames.dtype == torch.uint8
     assert (frames.float() - as_images(whole) * 255).abs().max() <= 0.51
 
