@@ -43,12 +43,7 @@ class Codec:
     lowest_crf: int = 0  # lower ones are written as this
     tag: str = ""  # name of the codec in the container, where the usual one does not play everywhere
     options: dict[str, str] = field(default_factory=dict)
-    options_10: dict[str, str] = field(default_factory=dict)  # with 10 bits, instead of some of these
     container_options: dict[str, str] = field(default_factory=dict)
-
-    def options_of(self, bits: int) -> dict[str, str]:
-        """Return the encoder's options for a bit depth."""
-        return {**self.options, **self.options_10} if bits == 10 else self.options
 
     def check_available(self) -> None:
         """Raise ValueError if the installed FFmpeg was built without this encoder."""
@@ -98,8 +93,6 @@ H264 = Codec(
     (2, 16384),
     "aac",
     lowest_crf=1,  # 0 would be lossless, in a profile that many players cannot show
-    options={"profile": "high"},
-    options_10={"profile": "high10"},
     container_options=MP4,
 )
 VP9 = Codec(
@@ -235,7 +228,7 @@ class VideoFile:
         )
         try:
             self._container.metadata.update(tags)
-            options = {"crf": str(max(crf, codec.lowest_crf)), **codec.options_of(depth.bits)}
+            options = {"crf": str(max(crf, codec.lowest_crf)), **codec.options}
             stream = self._container.add_stream(codec.encoder, rate=rate, options=options)
             self._stream = cast(VideoStream, stream)  # all our encoders are video
             self._stream.width, self._stream.height = width, height
