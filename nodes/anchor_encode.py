@@ -19,17 +19,19 @@ from ..swifti2v_core.reference.hybrid import (
     keyframe_chunks,
     reference_chunks,
 )
+from ..swifti2v_core.reference.keyframes import read_frame_numbers
 from . import shared_inputs
 from .checks.images import (
     check_clip_fits_memory,
     check_framed_fits_memory,
     check_image,
     check_motion,
+    check_times_have_keyframes,
     read_keyframe_numbers,
 )
 from .checks.latents import KEYFRAME_TIMES
 from .checks.models import check_vae
-from .checks.widgets import checked_widgets
+from .checks.widgets import checked_widgets, refused_when_queued
 from .comfyui.progress import frame_progress
 from .comfyui.vae import device_of
 from .pipeline.encode import encode_need, encode_reference
@@ -39,6 +41,12 @@ from .shared_inputs import CATEGORY
 logger = logging.getLogger("SwiftI2V")
 
 
+@refused_when_queued(
+    (check_size, ("width", "height")),
+    (latent_frame_count, ("frames",)),
+    (read_frame_numbers, ("keyframe_times", "frames")),
+    (check_times_have_keyframes, ("keyframe_times", "keyframes")),
+)
 class AnchorEncode(io.ComfyNode):
     """Combine photo and motion clip and encode them."""
 
@@ -135,8 +143,6 @@ class AnchorEncode(io.ComfyNode):
         check_image(image, "The photo")
         check_motion(motion, len(image))
         check_vae(vae, channels=48)
-        check_size(width, height)
-        latent_frame_count(frames)
         check_clip_fits_memory(vae, frames, width, height)
         numbers = read_keyframe_numbers(keyframes, keyframe_times, frames, len(image))
         aspect = motion.shape[2] / motion.shape[1]

@@ -10,9 +10,9 @@ from comfy_api.latest import InputImpl, io, ui
 from ..swifti2v_core.geometry import pixel_frame_count
 from ..swifti2v_core.progress import counting_from
 from .checks.audio import read_sounds
-from .checks.file_names import check_filename_prefix
+from .checks.file_names import check_filename_prefix, check_plain_prefix
 from .checks.latents import read_decodable_clips, read_decodable_images
-from .checks.widgets import checked_widgets
+from .checks.widgets import checked_widgets, refused_when_queued
 from .comfyui.output_files import workflow_metadata
 from .comfyui.progress import frame_progress
 from .comfyui.vae import device_of, pixel_size_of
@@ -60,6 +60,20 @@ class TiledVAEDecode(io.ComfyNode):
             return io.NodeOutput(decode_images(vae, latent))
 
 
+def _check_codec(codec: str, crf: int) -> None:
+    CODECS[codec].check_available()
+    CODECS[codec].check_crf(crf)
+
+
+def _check_depth(codec: str, bit_depth: str) -> None:
+    CODECS[codec].check_depth(DEPTHS[bit_depth])
+
+
+@refused_when_queued(
+    (check_plain_prefix, ("filename_prefix",)),
+    (_check_codec, ("codec", "crf")),
+    (_check_depth, ("codec", "bit_depth")),
+)
 class DecodeToVideo(io.ComfyNode):
     """Decode a latent into a video file that carries the workflow."""
 
@@ -159,9 +173,6 @@ class DecodeToVideo(io.ComfyNode):
         latent = read_decodable_clips(samples, vae)
         width, height = pixel_size_of(vae, latent)
         chosen, depth = CODECS[codec], DEPTHS[bit_depth]
-        chosen.check_crf(crf)
-        chosen.check_available()
-        chosen.check_depth(depth)
         chosen.check_size(width, height)
         sounds = read_sounds(audio, len(latent))
         prompt, extra = cls.hidden.prompt, cls.hidden.extra_pnginfo
