@@ -53,7 +53,7 @@ def refused_when_queued(*checks: ValueCheck) -> Callable[[Node], Node]:
     """
     names = list(dict.fromkeys(name for _, inputs in checks for name in inputs))
 
-    def validate_inputs(cls: type[io.ComfyNode], **inputs: Any) -> bool | str:
+    def validate_inputs(cls: type[io.ComfyNode], /, **inputs: Any) -> bool | str:
         constants = {name: value for name, value in inputs.items() if value is not None}
         known = _defaults(cls) | constants
         for linked in inputs.keys() - constants.keys():
@@ -69,8 +69,8 @@ def refused_when_queued(*checks: ValueCheck) -> Callable[[Node], Node]:
     validate_inputs.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
 
     def decorate(node: Node) -> Node:
-        node.VALUE_CHECKS = checks  # type: ignore[attr-defined]
-        node.validate_inputs = classmethod(validate_inputs)  # type: ignore[assignment]
+        node.VALUE_CHECKS = checks
+        node.validate_inputs = classmethod(validate_inputs)
         return node
 
     return decorate

@@ -1,6 +1,5 @@
 """Keyframes: more photos that enter windows as clean frames."""
 
-
 import pytest
 import torch
 from swifti2v.nodes.pipeline import stage_two as redrawing
