@@ -55,6 +55,17 @@ def check_motion(value: Any, photos: int) -> None:
         )
 
 
+def check_video(frames: Any, photos: int) -> None:
+    """Raise ValueError unless frames that a VIDEO gives one by one are the motion of a photo."""
+    count, height, width = frames.shape[:3]
+    if photos != 1:
+        raise ValueError(
+            f"The photo is a batch of {photos} images, but a VIDEO is the motion of one; pick one with "
+            "ImageFromBatch."
+        )
+    check_frames_fit_memory(1, min(count, FRAMES_AT_ONCE), width, height)
+
+
 def check_times_have_keyframes(text: str, keyframes: Any) -> None:
     """Raise ValueError if there are times, but no keyframes."""
     if text.strip() and keyframes is None:
