@@ -75,7 +75,7 @@ def test_an_image_leaves_the_gpu_no_finer_than_the_weights_compute(name, size):
 def test_a_reference_leaves_the_gpu_one_latent_frame_at_a_time(meter, name):
     vae = wan_vae(48, DTYPES[name])
     meter.start()
-    reference, keyframes = run(
+    reference, keyframes, *_ = run(
         "SwiftI2V_AnchorEncode",
         image=torch.zeros(1, 2160, 3840, 3),
         motion=torch.zeros(81, 352, 640, 3),
@@ -99,7 +99,7 @@ def test_nothing_but_the_video_leaves_the_gpu_where_comfyui_keeps_results_there(
 
     vae, model = wan_vae(48), wan_model("TI2V-5B", 96, 1)
     gpu_only.start()
-    reference, keyframes = run(
+    reference, keyframes, *_ = run(
         "SwiftI2V_AnchorEncode",
         image=torch.zeros(1, 1408, 2560, 3, device="cuda"),
         motion=torch.zeros(5, 352, 640, 3, device="cuda"),

@@ -365,7 +365,7 @@ def anchor(kit, vae="vae", photo=None, clip=slice(13), keyframes=0, **options):
     """The reference, then the keyframes' latent and times."""
     if keyframes:
         options |= {"keyframes": kit.stills[:keyframes], "keyframe_times": "6, 12"}
-    z_ref, stills = kit.run(
+    z_ref, stills, *_ = kit.run(
         "SwiftI2V_AnchorEncode",
         image=kit.photo if photo is None else photo,
         motion=kit.motion[clip],

@@ -120,14 +120,14 @@ def swifti2v_any_motion(graph: Graph) -> None:
         f"""\
 # Motion from anywhere
 
-Stage I can be replaced: whatever gives frames or a video can feed **motion**. Here it is a video from disk, \
-whose frames are read a few at a time. Any image-to-video node of any pack does as well: connect its IMAGE \
-or VIDEO output to **motion** and its input photo to **image**.
+Stage I can be replaced: whatever gives frames or a video can feed **motion**. Here it is a video from \
+disk. Any image-to-video node of any pack does as well: connect its IMAGE or VIDEO output to **motion** \
+and its input photo to **image**.
 
 1. Choose the **photo** and a **video** that begins with that photo. Its size does not matter; another \
 number of frames than asked is spread over the same time.
-2. Set **frames** (4n+1) in Anchor Encode. **fps** and **audio** go from there to the end, so the result is as \
-fast as the video and keeps its sound. For frames instead of a video, unlink both and set **fps**.
+2. Set **frames** (4n+1) in Anchor Encode. **fps** and **audio** go from there to the end, so the result \
+is as fast as the video and keeps its sound. For frames instead of a video, unlink both and set **fps**.
 3. If the clip has a color cast, turn on **color_match**.
 
 {TINY_FILES}

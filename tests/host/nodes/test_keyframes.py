@@ -24,7 +24,7 @@ def encoded(run, vae, photo, motion, **options):
 
 def test_the_reference_passes_through_them(run, vae, photo, motion, keyframes):
     """What is encoded is the clip with the keyframes put in, and a still clip of each keyframe."""
-    z_ref, stills = encoded(run, vae, photo, motion, keyframes=keyframes, keyframe_times="6, 12")
+    z_ref, stills, *_ = encoded(run, vae, photo, motion, keyframes=keyframes, keyframe_times="6, 12")
     plain = encoded(run, vae, photo, motion)[0]["samples"]
     assert stills[KEYFRAME_TIMES] == [2, 3] and stills["samples"].shape == (1, 48, 2, 6, 8)
     assert torch.equal(z_ref["samples"][:, :, 0], plain[:, :, 0])
