@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,30 +15,42 @@ from ..swifti2v_core.images import Fit, Kernel
 from ..swifti2v_core.progress import counting_from
 from ..swifti2v_core.reference.hybrid import (
     KEYFRAME_CLIP_FRAMES,
+    Frames,
     ReferenceSettings,
     keyframe_chunks,
     reference_chunks,
 )
+from ..swifti2v_core.reference.keyframes import read_frame_numbers
 from . import shared_inputs
 from .checks.images import (
     check_clip_fits_memory,
     check_framed_fits_memory,
     check_image,
     check_motion,
+    check_times_have_keyframes,
+    check_video,
     read_keyframe_numbers,
 )
 from .checks.latents import KEYFRAME_TIMES
 from .checks.models import check_vae
-from .checks.widgets import checked_widgets
+from .checks.widgets import checked_widgets, refused_when_queued
 from .comfyui.progress import frame_progress
 from .comfyui.vae import device_of
+from .comfyui.video import is_video
 from .pipeline.encode import encode_need, encode_reference
 from .pipeline.memory_advice import explain_out_of_memory
+from .pipeline.motion_video import opened_motion
 from .shared_inputs import CATEGORY
 
 logger = logging.getLogger("SwiftI2V")
 
 
+@refused_when_queued(
+    (check_size, ("width", "height")),
+    (latent_frame_count, ("frames",)),
+    (read_frame_numbers, ("keyframe_times", "frames")),
+    (check_times_have_keyframes, ("keyframe_times", "keyframes")),
+)
 class AnchorEncode(io.ComfyNode):
     """Combine photo and motion clip and encode them."""
 
@@ -58,12 +70,14 @@ class AnchorEncode(io.ComfyNode):
                     "every segment looks at. A batch is several photos, not the frames of a video: each "
                     "gets a clip of its own.",
                 ),
-                io.Image.Input(
+                io.MultiType.Input(
                     "motion",
-                    tooltip="The motion clip as frames: from SwiftI2V Motion Sampler, SwiftI2V Camera "
-                    "Motion, a loaded video or any other image-to-video node. Any size; another "
-                    "number of frames than asked is spread over the same time. For several photos one "
-                    "clip each, one after the other, as Stage I gives them.",
+                    [io.Image, io.Video],
+                    tooltip="The motion clip: frames from SwiftI2V Motion Sampler, SwiftI2V Camera Motion "
+                    "or any other image-to-video node, or a VIDEO from Load Video, of which only a few "
+                    "frames are in memory at a time. Any size; another number of frames than asked is "
+                    "spread over the same time. For several photos frames of one clip each, one after the "
+                    "other.",
                 ),
                 io.Vae.Input(
                     "vae",
@@ -113,6 +127,16 @@ class AnchorEncode(io.ComfyNode):
                     tooltip="The keyframes and their times, for a segment sampler; nothing without "
                     "keyframes.",
                 ),
+                io.Float.Output(
+                    display_name="fps",
+                    tooltip="Frames per second at which the result is as fast as the VIDEO on motion, for "
+                    "Decode to Video; nothing for frames.",
+                ),
+                io.Audio.Output(
+                    display_name="audio",
+                    tooltip="Sound of the VIDEO on motion, for Decode to Video; nothing for frames and "
+                    "silent videos.",
+                ),
             ],
         )
 
@@ -121,7 +145,7 @@ class AnchorEncode(io.ComfyNode):
     def execute(
         cls,
         image: torch.Tensor,
-        motion: torch.Tensor,
+        motion: Any,
         vae: object,
         width: int,
         height: int,
@@ -133,38 +157,65 @@ class AnchorEncode(io.ComfyNode):
         keyframe_times: str = "",
     ) -> io.NodeOutput:
         check_image(image, "The photo")
-        check_motion(motion, len(image))
         check_vae(vae, channels=48)
-        check_size(width, height)
-        latent_frame_count(frames)
         check_clip_fits_memory(vae, frames, width, height)
         numbers = read_keyframe_numbers(keyframes, keyframe_times, frames, len(image))
-        aspect = motion.shape[2] / motion.shape[1]
-        for pictures in (image,) if keyframes is None else (image, keyframes):
-            check_framed_fits_memory(pictures, aspect, fit)
-        motions = motion.split(len(motion) // len(image))
-        if len(motions[0]) != frames:
-            logger.warning(
-                "The motion clip has %d frames and %d are asked for: frames are repeated or skipped "
-                "to cover the same time.",
-                len(motions[0]),
-                frames,
-            )
         settings = ReferenceSettings(width, height, frames, fit, upscale)
         photos = {} if keyframes is None else dict(zip(numbers, keyframes.split(1), strict=True))
+        with opened_motion(motion) as opened:
+            clips = _read_clips(motion, opened.frames, len(image))
+            for pictures in (image,) if keyframes is None else (image, keyframes):
+                check_framed_fits_memory(pictures, _aspect(clips[0]), fit)
+            if len(clips[0]) != frames:
+                logger.warning(
+                    "The motion clip has %d frames and %d are asked for: frames are repeated or skipped "
+                    "to cover the same time.",
+                    len(clips[0]),
+                    frames,
+                )
+            with explain_out_of_memory(encode_need(vae, frames, height, width), device_of(vae)):
+                latent = _encode_clips(vae, image, clips, settings, color_match, photos)
+                stills = [
+                    _encode_keyframe(vae, photo, _aspect(clips[0]), settings) for photo in photos.values()
+                ]
+            rate, audio = opened.rate_of(frames), opened.audio
+        return io.NodeOutput({"samples": latent}, _keyframe_latent(stills, numbers), rate, audio)
 
-        def chunks(clip: int, device: torch.device) -> Iterator[torch.Tensor]:
-            report = counting_from(frame_progress(frames * len(image)), frames * clip)
-            photo = image[clip : clip + 1].to(device)
-            return reference_chunks(photo, motions[clip], settings, color_match, report, photos)
 
-        with explain_out_of_memory(encode_need(vae, frames, height, width), device_of(vae)):
-            references = [
-                encode_reference(vae, frames, height, width, partial(chunks, clip))
-                for clip in range(len(image))
-            ]
-            stills = [_encode_keyframe(vae, photo, aspect, settings) for photo in photos.values()]
-        return io.NodeOutput({"samples": torch.cat(references)}, _keyframe_latent(stills, numbers))
+def _read_clips(motion: Any, frames: Any, photos: int) -> Sequence[Frames]:
+    """Return the motion clip of every photo."""
+    if is_video(motion):
+        check_video(frames, photos)
+        return [frames]
+    check_motion(frames, photos)
+    clips: Sequence[torch.Tensor] = frames.split(len(frames) // photos)
+    return clips
+
+
+def _aspect(frames: Frames) -> float:
+    return frames.shape[2] / frames.shape[1]
+
+
+def _encode_clips(
+    vae: object,
+    image: torch.Tensor,
+    clips: Sequence[Frames],
+    settings: ReferenceSettings,
+    color_match: bool,
+    keyframes: dict[int, torch.Tensor],
+) -> torch.Tensor:
+    """Return the references ``[B, 48, T, h, w]`` of photos and their motion clips."""
+    frames = settings.frames
+
+    def chunks(clip: int, device: torch.device) -> Iterator[torch.Tensor]:
+        report = counting_from(frame_progress(frames * len(image)), frames * clip)
+        photo = image[clip : clip + 1].to(device)
+        return reference_chunks(photo, clips[clip], settings, color_match, report, keyframes)
+
+    return torch.cat([
+        encode_reference(vae, frames, settings.height, settings.width, partial(chunks, clip))
+        for clip in range(len(image))
+    ])  # fmt: skip
 
 
 def _encode_keyframe(

@@ -15,12 +15,13 @@ from ..swifti2v_core.stage_one import camera
 from . import shared_inputs
 from .checks.images import check_image
 from .checks.numbers import check_frames_fit_memory
-from .checks.widgets import checked_widgets
+from .checks.widgets import checked_widgets, refused_when_queued
 from .comfyui.progress import frame_progress
 from .pipeline.memory_advice import explain_out_of_memory, image_need, warn_if_large
 from .shared_inputs import CATEGORY
 
 
+@refused_when_queued((check_size, ("width", "height")), (latent_frame_count, ("frames",)))
 class CameraMotion(io.ComfyNode):
     """Make the small motion clip with a camera move, without a model."""
 
@@ -133,8 +134,6 @@ class CameraMotion(io.ComfyNode):
         fit: Fit,
     ) -> io.NodeOutput:
         check_image(image, "The photo")
-        check_size(width, height)
-        latent_frame_count(frames)
         check_frames_fit_memory(len(image), frames, width, height)
         move = camera.CameraMove(pan_x, pan_y, zoom, rotate, tilt, sway, easing, seed)
         need = image_need("camera move", len(image), width, height, frames)

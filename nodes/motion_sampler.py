@@ -11,10 +11,11 @@ from comfy_api.latest import io
 
 from ..swifti2v_core.geometry import check_size, latent_frame_count, pixel_frame_count
 from ..swifti2v_core.images import Fit, fit_frames
-from ..swifti2v_core.sigmas import EXPERT_BOUNDARY
-from ..swifti2v_core.stage_one.chunks import Chunk, plan_chunks
+from ..swifti2v_core.sigmas import EXPERT_BOUNDARY, check_timesteps, parse_timesteps
+from ..swifti2v_core.stage_one.chunks import plan_chunks
 from ..swifti2v_core.stage_one.two_sizes import (
     SizeSteps,
+    check_reshift_steps,
     large_photo,
     large_size,
     match_snr,
@@ -27,7 +28,7 @@ from .checks.images import check_framed_fits_memory, check_image
 from .checks.models import check_vae, read_stage_one_latents
 from .checks.numbers import check_frames_fit_memory
 from .checks.sampling import check_starts_from_noise
-from .checks.widgets import checked_widgets
+from .checks.widgets import checked_widgets, refused_when_queued
 from .comfyui.memory import sampling_bytes
 from .comfyui.sampling import make_sampler, sampler_names, schedule
 from .pipeline.decode import decode_images
@@ -112,6 +113,32 @@ def _chunk_inputs() -> list[Any]:
     ]
 
 
+def _check_smallest_grid(width: int, height: int) -> None:
+    check_size(width, height, min(SIZE_MULTIPLES.values()))
+
+
+def _check_one_size(frames: int, chunk_frames: int, reshift_steps: int) -> None:
+    """Raise ValueError if a clip in chunks asks for two sizes."""
+    if 0 < chunk_frames < frames and reshift_steps:
+        raise ValueError(
+            f"reshift_steps is {reshift_steps}, but a clip in chunks continues from frames that exist at "
+            "its own size only; the nearest valid value is 0, or set chunk_frames to 0."
+        )
+
+
+def _check_reshift_steps(reshift_steps: int, steps: int, timesteps: str) -> None:
+    if reshift_steps:
+        check_reshift_steps(reshift_steps, len(parse_timesteps(timesteps)) if timesteps.strip() else steps)
+
+
+@refused_when_queued(
+    (_check_smallest_grid, ("width", "height")),
+    (plan_chunks, ("frames", "chunk_frames", "overlap_frames")),
+    (_check_one_size, ("frames", "chunk_frames", "reshift_steps")),
+    (check_timesteps, ("timesteps",)),
+    (check_starts_from_noise, ("timesteps",)),
+    (_check_reshift_steps, ("reshift_steps", "steps", "timesteps")),
+)
 class MotionSampler(io.ComfyNode):
     """Make the small motion clip with an image-to-video model."""
 
@@ -210,10 +237,8 @@ class MotionSampler(io.ComfyNode):
         check_size(width, height, multiple)
         chunks = plan_chunks(frames, chunk_frames, overlap_frames)
         check_frames_fit_memory(len(image), frames, width, height)
-        _check_one_size(chunks, reshift_steps)
         prompts = read_prompts(model_high_noise, positive, negative)
         sigmas = schedule(model_high_noise, steps, timesteps)
-        check_starts_from_noise(sigmas)
         sizes = [SizeSteps(width, height, sigmas)]
         if reshift_steps:
             large = large_size(width, height, reshift_scale, multiple)
@@ -277,15 +302,6 @@ def _read_latent_channels(experts: list[Any]) -> int:
             "both experts must be of one kind; load the pair of Wan2.2-I2V-A14B."
         )
     return found[0]
-
-
-def _check_one_size(chunks: list[Chunk], reshift_steps: int) -> None:
-    """Raise ValueError if a clip in chunks asks for two sizes."""
-    if len(chunks) > 1 and reshift_steps:
-        raise ValueError(
-            f"reshift_steps is {reshift_steps}, but a clip in chunks continues from frames that exist at "
-            "its own size only; the nearest valid value is 0, or set chunk_frames to 0."
-        )
 
 
 def _photos(photo: torch.Tensor, sizes: list[SizeSteps], fit: Fit) -> list[torch.Tensor]:

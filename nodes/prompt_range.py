@@ -8,11 +8,12 @@ from comfy_api.latest import io
 
 from ..swifti2v_core.stage_two.prompt_ranges import check_frame_range
 from .checks.conditioning import check_conditioning, check_no_ranges
-from .checks.widgets import checked_widgets
+from .checks.widgets import checked_widgets, refused_when_queued
 from .comfyui.conditioning import PROMPT_FRAMES, extend_conditioning
 from .shared_inputs import CATEGORY
 
 
+@refused_when_queued((check_frame_range, ("start_frame", "end_frame")))
 class PromptRange(io.ComfyNode):
     """Limit a prompt to a part of the clip."""
 
@@ -68,7 +69,6 @@ class PromptRange(io.ComfyNode):
     def execute(
         cls, conditioning: Any, start_frame: int, end_frame: int, before: Any = None
     ) -> io.NodeOutput:
-        check_frame_range(start_frame, end_frame)
         check_conditioning(conditioning, "conditioning")
         check_no_ranges(conditioning)
         if before is not None:

@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ..swifti2v_core.resume.saved_segments import check_name
-from ..swifti2v_core.sigmas import check_denoise
+from ..swifti2v_core.sigmas import check_denoise, check_timesteps
 from ..swifti2v_core.stage_two.reference_strength import MAX_STRENGTH
 from ..swifti2v_core.stage_two.segment_loop import keep_finished
 from . import shared_inputs
@@ -28,8 +28,14 @@ from .checks.latents import (
     read_stage_two_latent,
 )
 from .checks.models import check_no_context_windows, check_whole_windows, read_stage_two_kind
-from .checks.sampling import check_custom_sampling, read_segment_range, read_sigmas
-from .checks.widgets import checked_widgets
+from .checks.sampling import (
+    check_custom_sampling,
+    check_has_started,
+    check_segment_order,
+    read_segment_range,
+    read_sigmas,
+)
+from .checks.widgets import checked_widgets, refused_when_queued
 from .comfyui.sampling import SeededNoise, cfg_guider, make_sampler, sampler_names, schedule
 from .pipeline.stage_two import CONTEXTS, POSITIONS, Sampling, WindowSettings, redraw
 from .shared_inputs import CATEGORY, CHECKPOINT_FILES, KEEP
@@ -151,6 +157,16 @@ def _latent_output() -> io.Latent.Output:
     )
 
 
+def _check_checkpoint(name: str) -> None:
+    if name:
+        check_name(name)
+
+
+@refused_when_queued(
+    (check_denoise, ("denoise",)),
+    (check_timesteps, ("timesteps",)),
+    (_check_checkpoint, ("checkpoint",)),
+)
 class SegmentSampler(io.ComfyNode):
     """Redraw the reference at full size, segment by segment."""
 
@@ -222,7 +238,6 @@ class SegmentSampler(io.ComfyNode):
         checkpoint_files: str = KEEP,
     ) -> io.NodeOutput:
         kind = read_stage_two_kind(model)
-        check_denoise(denoise)
         sigmas = schedule(model, steps, timesteps, denoise)
         guider = cfg_guider(model, *read_prompts(model, positive, negative), cfg)
         if kind == "plain" and denoise == 1:
@@ -248,6 +263,11 @@ class SegmentSampler(io.ComfyNode):
         )
 
 
+@refused_when_queued(
+    (_check_checkpoint, ("checkpoint",)),
+    (check_segment_order, ("start_segment", "end_segment")),
+    (check_has_started, ("start_segment", "latent")),
+)
 class SegmentSamplerAdvanced(io.ComfyNode):
     """The segment sampler with ComfyUI's custom-sampling sockets."""
 
@@ -335,8 +355,6 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         checkpoint: str = "",
         checkpoint_files: str = KEEP,
     ) -> io.NodeOutput:
-        if checkpoint:
-            check_name(checkpoint)
         check_custom_sampling(noise, guider, sampler)
         sigmas = read_sigmas(sigmas)
         kind = read_stage_two_kind(guider.model_patcher)
@@ -354,7 +372,7 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         check_whole_windows(guider.model_patcher, segments)
         check_prompt_ranges(guider, segments)
         check_regions(guider, segments, *reference.shape[-2:])
-        start, end = read_segment_range(start_segment, end_segment, len(segments), latent is not None)
+        start, end = read_segment_range(start_segment, end_segment, len(segments))
         latents = reference.to(torch.float32, copy=True)
         if latent is not None:
             finished = read_stage_two_latent(latent, "latent")

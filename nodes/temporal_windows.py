@@ -8,11 +8,12 @@ from comfy_api.latest import io
 
 from ..swifti2v_core.attention.temporal_windows import check_window_frames
 from .checks.models import check_model
-from .checks.widgets import checked_widgets
+from .checks.widgets import checked_widgets, refused_when_queued
 from .comfyui.temporal_model import with_temporal_windows
 from .shared_inputs import CATEGORY
 
 
+@refused_when_queued((check_window_frames, ("window_frames",)))
 class TemporalWindows(io.ComfyNode):
     """Make a model attend inside temporal windows that shift from block to block."""
 
@@ -54,6 +55,5 @@ class TemporalWindows(io.ComfyNode):
     @classmethod
     @checked_widgets
     def execute(cls, model: Any, window_frames: int) -> io.NodeOutput:
-        check_window_frames(window_frames)
         check_model(model, "model")
         return io.NodeOutput(with_temporal_windows(model, window_frames))

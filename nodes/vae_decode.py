@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
-from itertools import chain
 
 from comfy_api.latest import InputImpl, io, ui
 
 from ..swifti2v_core.geometry import pixel_frame_count
-from .checks.file_names import check_filename_prefix
-from .checks.latents import read_decodable_images, read_one_clip
-from .checks.widgets import checked_widgets
-from .comfyui.output_files import reserved_output_file, workflow_metadata
-from .comfyui.progress import check_interrupted, frame_progress
+from ..swifti2v_core.progress import counting_from
+from .checks.audio import read_sounds
+from .checks.file_names import check_filename_prefix, check_plain_prefix
+from .checks.latents import read_decodable_clips, read_decodable_images
+from .checks.widgets import checked_widgets, refused_when_queued
+from .comfyui.output_files import workflow_metadata
+from .comfyui.progress import frame_progress
 from .comfyui.vae import device_of, pixel_size_of
-from .pipeline.decode import decode_bytes, decode_images
+from .pipeline.clip_file import FileSettings, write_clip
+from .pipeline.decode import decode_images
 from .pipeline.memory_advice import MemoryNeed, explain_out_of_memory, image_need, warn_if_large
 from .pipeline.output_name import fill_placeholders
-from .pipeline.video_file import CODECS, VideoFile, frame_rate
+from .pipeline.video_file import CODECS, DEPTHS, frame_rate
 from .shared_inputs import CATEGORY
 
 
@@ -58,6 +60,20 @@ class TiledVAEDecode(io.ComfyNode):
             return io.NodeOutput(decode_images(vae, latent))
 
 
+def _check_codec(codec: str, crf: int) -> None:
+    CODECS[codec].check_available()
+    CODECS[codec].check_crf(crf)
+
+
+def _check_depth(codec: str, bit_depth: str) -> None:
+    CODECS[codec].check_depth(DEPTHS[bit_depth])
+
+
+@refused_when_queued(
+    (check_plain_prefix, ("filename_prefix",)),
+    (_check_codec, ("codec", "crf")),
+    (_check_depth, ("codec", "bit_depth")),
+)
 class DecodeToVideo(io.ComfyNode):
     """Decode a latent into a video file that carries the workflow."""
 
@@ -71,7 +87,9 @@ class DecodeToVideo(io.ComfyNode):
             "file on ComfyUI to get the workflow back.",
             search_aliases=["save video", "mp4", "webm", "swifti2v"],
             inputs=[
-                io.Latent.Input("samples", tooltip="The latent to decode, one clip."),
+                io.Latent.Input(
+                    "samples", tooltip="The latent to decode. Each clip of a batch gets a file of its own."
+                ),
                 io.Vae.Input(
                     "vae",
                     tooltip="The VAE that made the latent: Wan2.2 (48 channels) for Stage II.",
@@ -96,8 +114,10 @@ class DecodeToVideo(io.ComfyNode):
                     "codec",
                     options=list(CODECS),
                     default="h264",
-                    tooltip="h264 (default, MP4) plays everywhere; vp9 and av1 (WebM) make smaller files "
-                    "and take longer to write.",
+                    tooltip="h264 (default, MP4) plays everywhere; vp9 and av1 (WebM) make smaller files, "
+                    "take longer to write and play in browsers. hevc (MP4) makes smaller files, too, and "
+                    "plays in Safari and on phones; in other browsers only where the graphics card "
+                    "decodes it.",
                 ),
                 io.Int.Input(
                     "crf",
@@ -105,15 +125,34 @@ class DecodeToVideo(io.ComfyNode):
                     min=0,
                     max=63,
                     tooltip="Quality of the file: lower is better and larger. Default 17, visually "
-                    "lossless in h264; 25 to 32 suits vp9 and av1. At most 51 for h264, which writes 0 "
-                    "as 1, so that every player shows the file.",
+                    "lossless in h264; 25 to 32 suits vp9 and av1. At most 51 for h264 and hevc. h264 "
+                    "writes 0 as 1, so that every player shows the file.",
+                ),
+                io.Audio.Input(
+                    "audio",
+                    optional=True,
+                    tooltip="Sound of the video, from Get Video Components or Load Audio, for example. It "
+                    "is cut to the length of the clip, or padded with silence, and written as 48 kHz mono "
+                    "or stereo. Unconnected: a silent file.",
+                ),
+                io.Combo.Input(
+                    "bit_depth",
+                    options=list(DEPTHS),
+                    default="8",
+                    optional=True,
+                    tooltip="Bits of each color. Default 8, which plays everywhere. 10 avoids bands in "
+                    "skies and other slow gradients: av1 with 10 plays in browsers, hevc with 10 where "
+                    "hevc does, h264 with 10 in Chrome and in players on computers. vp9 has 8 only.",
                 ),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
             outputs=[
                 io.Video.Output(
-                    display_name="video", tooltip="The written file, for nodes that take a video."
+                    display_name="video",
+                    tooltip="The written file, for nodes that take a video. For a batch a list, one file "
+                    "for each clip.",
+                    is_output_list=True,
                 )
             ],
         )
@@ -128,34 +167,27 @@ class DecodeToVideo(io.ComfyNode):
         fps: float,
         codec: str,
         crf: int,
+        audio: dict | None = None,
+        bit_depth: str = "8",
     ) -> io.NodeOutput:
-        latent = read_one_clip(samples, vae)
+        latent = read_decodable_clips(samples, vae)
         width, height = pixel_size_of(vae, latent)
-        chosen = CODECS[codec]
-        if crf > chosen.highest_crf:
-            raise ValueError(
-                f"crf is {crf}, but {codec} knows 0 to {chosen.highest_crf}; "
-                f"the nearest valid value is {chosen.highest_crf}."
-            )
-        chosen.check_available()
+        chosen, depth = CODECS[codec], DEPTHS[bit_depth]
         chosen.check_size(width, height)
+        sounds = read_sounds(audio, len(latent))
         prompt, extra = cls.hidden.prompt, cls.hidden.extra_pnginfo
         prefix = fill_placeholders(filename_prefix, prompt, extra, datetime.now())
         check_filename_prefix(prefix)
         tags = workflow_metadata(prompt, extra)
-        report = frame_progress(pixel_frame_count(latent.shape[2]))
+        settings = FileSettings(prefix, frame_rate(fps), chosen, depth, crf, tags)
+        frames = pixel_frame_count(latent.shape[2])
+        report = frame_progress(len(latent) * frames)
         need = MemoryNeed(f"The video file of {width}x{height}", None)
-        with (
-            reserved_output_file(prefix, chosen.extension, width, height) as (path, subfolder),
-            explain_out_of_memory(need, device_of(vae)),
-        ):
-            pieces = decode_bytes(vae, latent, report)
-            first = next(pieces)
-            height, width = first.shape[1:3]
-            with VideoFile(path, width, height, frame_rate(fps), chosen, crf, tags) as video:
-                frames = (frame for piece in chain((first,), pieces) for frame in piece)
-                for frame in frames:
-                    video.write(frame)
-                    check_interrupted()
-        preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=preview)
+        with explain_out_of_memory(need, device_of(vae)):
+            saved = [
+                write_clip(vae, clip, settings, sound, counting_from(report, number * frames))
+                for number, (clip, sound) in enumerate(zip(latent.split(1), sounds, strict=True))
+            ]
+        shown = [ui.SavedResult(path.name, subfolder, io.FolderType.output) for path, subfolder in saved]
+        videos = [InputImpl.VideoFromFile(str(path)) for path, _ in saved]
+        return io.NodeOutput(videos, ui=ui.PreviewVideo(shown))

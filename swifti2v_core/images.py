@@ -14,6 +14,9 @@ Fit = Literal["crop", "pad"]
 
 LANCZOS_LOBES = 3
 
+WORD_LEVELS, WORD_OFFSET = 65535, 32768
+"""How `to_words` counts: from -32768 for 0, because PyTorch computes little with unsigned words."""
+
 
 def resize(frames: Tensor, width: int, height: int, kernel: Kernel = "bicubic") -> Tensor:
     """Resize frames with an antialiased kernel.
@@ -137,6 +140,11 @@ FITS: dict[Fit, Callable[[Tensor, int, int, Kernel], Tensor]] = {"crop": _crop, 
 def to_bytes(frames: Tensor) -> Tensor:
     """Return frames of 0..1 as ``uint8`` on their own device, rounded to the nearest level."""
     return (frames * 255 + 0.5).clamp_(0, 255).to(torch.uint8)
+
+
+def to_words(frames: Tensor) -> Tensor:
+    """Return frames of 0..1 as ``int16`` on their own device, -32768 to 32767, rounded."""
+    return (frames * WORD_LEVELS - WORD_OFFSET + 0.5).floor_().clamp_(-32768, 32767).to(torch.int16)
 
 
 class FiniteCheck:

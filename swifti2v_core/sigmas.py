@@ -76,6 +76,12 @@ def parse_timesteps(text: str) -> tuple[float, ...]:
     return timesteps
 
 
+def check_timesteps(text: str) -> None:
+    """Raise ValueError unless a text is empty or a list that `parse_timesteps` reads."""
+    if text.strip():
+        parse_timesteps(text)
+
+
 def flow_sigmas(timesteps: Sequence[float], shift: float, denoise: float = 1.0) -> Tensor:
     """Return the sigmas of a list of timesteps.
 

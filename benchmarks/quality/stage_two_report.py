@@ -128,7 +128,10 @@ def sampled(bench: Bench, task: Task, seed: int, model: Any = None, **inputs: An
 
 def keyframed(bench: Bench, task: Task) -> tuple[dict[str, Any], Any]:
     """Return reference and keyframes of Anchor Encode with the last true frame as a keyframe."""
-    return encode(bench, task.photo, task.motion, task.truth.shape[2], keyframes=task.truth[-1:])
+    z_ref, keyframes, *_ = encode(
+        bench, task.photo, task.motion, task.truth.shape[2], keyframes=task.truth[-1:]
+    )
+    return z_ref, keyframes
 
 
 def with_keyframe(bench: Bench, task: Task, seed: int) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def decode(subject: Subject) -> list[Case]:
         return pack.run("SwiftI2V_TiledVAEDecode", samples={"samples": samples}, vae=vae)[0]
 
     def streamed(samples: torch.Tensor) -> None:
-        for _ in pack.decode.decode_bytes(vae, samples):
+        for _ in pack.decode.decode_integers(vae, samples):
             pass
 
     def forced(samples: torch.Tensor, plan: tuple[Any, ...]) -> torch.Tensor:

@@ -11,6 +11,7 @@ from ...swifti2v_core.text import shortened
 
 SOCKETS = (
     ("LATENT", lambda value: isinstance(value, dict) and "samples" in value),
+    ("AUDIO", lambda value: isinstance(value, dict) and "waveform" in value),
     ("IMAGE", lambda value: isinstance(value, torch.Tensor) and value.ndim == 4),
     ("SIGMAS", lambda value: isinstance(value, torch.Tensor) and value.ndim == 1),
     ("MODEL", lambda value: hasattr(value, "get_model_object")),

@@ -39,6 +39,12 @@ def check_filename_prefix(prefix: str) -> None:
     _check_folder(prefix, os.path.dirname(target))
 
 
+def check_plain_prefix(prefix: str) -> None:
+    """Raise ValueError as `check_filename_prefix` does, unless placeholders are still to be filled in."""
+    if "%" not in prefix:
+        check_filename_prefix(prefix)
+
+
 def _refusal(prefix: str, why: str, nearest: str) -> ValueError:
     return ValueError(
         f'filename_prefix is "{shortened(prefix)}", which {why}; '

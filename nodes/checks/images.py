@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
@@ -13,8 +12,6 @@ from ...swifti2v_core.text import shortened
 from ..comfyui.vae import streams
 from .describe import kind_of
 from .numbers import check_finite, check_frames_fit_memory
-
-logger = logging.getLogger("SwiftI2V")
 
 LARGEST_SIDE = 16384
 """Side of an IMAGE in pixels, ComfyUI's own limit."""
@@ -58,11 +55,29 @@ def check_motion(value: Any, photos: int) -> None:
         )
 
 
+def check_video(frames: Any, photos: int) -> None:
+    """Raise ValueError unless frames that a VIDEO gives one by one are the motion of a photo."""
+    count, height, width = frames.shape[:3]
+    if photos != 1:
+        raise ValueError(
+            f"The photo is a batch of {photos} images, but a VIDEO is the motion of one; pick one with "
+            "ImageFromBatch."
+        )
+    check_frames_fit_memory(1, min(count, FRAMES_AT_ONCE), width, height)
+
+
+def check_times_have_keyframes(text: str, keyframes: Any) -> None:
+    """Raise ValueError if there are times, but no keyframes."""
+    if text.strip() and keyframes is None:
+        raise ValueError(
+            f'keyframe_times is "{shortened(text)}", but no keyframes are connected; connect them, or '
+            "leave it empty."
+        )
+
+
 def read_keyframe_numbers(value: Any, text: str, frames: int, photos: int) -> list[int]:
     """Return the frame numbers of an optional IMAGE of keyframes."""
     if value is None:
-        if text.strip():
-            logger.warning('keyframe_times is "%s", but no keyframes are connected.', shortened(text))
         return []
     check_image(value, "keyframes")
     if photos != 1:

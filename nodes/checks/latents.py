@@ -180,13 +180,8 @@ def read_decodable_images(value: Any, decoder: Any) -> torch.Tensor:
     return samples
 
 
-def read_one_clip(value: Any, decoder: Any) -> torch.Tensor:
-    """Return the samples of a LATENT of one clip that a VAE can decode."""
+def read_decodable_clips(value: Any, decoder: Any) -> torch.Tensor:
+    """Return the samples of a video LATENT that a VAE can decode clip by clip."""
     samples = read_decodable(value, decoder)
-    if len(samples) != 1:
-        raise ValueError(
-            f"samples is a batch of {len(samples)} clips, but a file holds one; "
-            "pick one with LatentFromBatch."
-        )
     check_clip_fits_memory(decoder, pixel_frame_count(samples.shape[2]), *pixel_size_of(decoder, samples))
     return samples

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ...swifti2v_core.sigmas import FULL_TIMESTEP, parse_timesteps
 from .describe import is_number, kind_of, shown
 from .numbers import check_floats
 
@@ -58,26 +59,39 @@ def check_noise(noise: Any, latents: torch.Tensor) -> None:
         )
 
 
-def check_starts_from_noise(sigmas: torch.Tensor) -> None:
-    """Raise ValueError unless ``sigmas`` start at pure noise; Stage I has no frames to start from."""
-    if sigmas[0] < 1:
+def check_starts_from_noise(timesteps: str) -> None:
+    """Raise ValueError if a list of timesteps starts below pure noise; Stage I starts from nothing."""
+    if timesteps.strip() and (first := parse_timesteps(timesteps)[0]) < FULL_TIMESTEP:
         raise ValueError(
-            f"timesteps starts at sigma {sigmas[0]:g}, but Stage I starts from pure noise; the nearest "
-            "valid first timestep is 1000."
+            f"timesteps starts at {first:g}, but Stage I starts from pure noise; the nearest valid first "
+            "timestep is 1000."
         )
 
 
-def read_segment_range(start: int, end: int, count: int, resumed: bool) -> tuple[int, int]:
+def check_segment_order(start: int, end: int) -> None:
+    """Raise ValueError if a range of segments ends before it starts."""
+    if 0 < end <= start:
+        raise ValueError(
+            f"end_segment is {end}, but must be above start_segment, which is {start}, or 0 for all; the "
+            f"nearest valid value is {start + 1}."
+        )
+
+
+def check_has_started(start: int, latent: Any) -> None:
+    """Raise ValueError if a run starts late, but not from a latent."""
+    if start and latent is None:
+        raise ValueError(
+            f"start_segment is {start}, but no latent holds the segments before it; connect the "
+            "latent to continue from, or start at 0."
+        )
+
+
+def read_segment_range(start: int, end: int, count: int) -> tuple[int, int]:
     """Return the segments to make as a range; ``end`` 0 means all."""
     end = end or count
     if not 0 <= start < end <= count:
         raise ValueError(
             f"start_segment is {start} and end_segment {end}, but the clip has {count} segments; "
             f"choose a start from 0 to {count - 1} and an end above it, at most {count}."
-        )
-    if start and not resumed:
-        raise ValueError(
-            f"start_segment is {start}, but no latent holds the segments before it; connect the "
-            "latent to continue from, or start at 0."
         )
     return start, end

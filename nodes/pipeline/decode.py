@@ -26,7 +26,7 @@ logger = logging.getLogger("SwiftI2V")
 T = TypeVar("T")
 
 Convert = Callable[[torch.Tensor], torch.Tensor]
-"""Converts finished pixels on the device to the format that leaves it."""
+"""Makes what leaves the device of frames of 0..1."""
 
 
 def decode_images(vae: Any, latent: torch.Tensor) -> torch.Tensor:
@@ -49,21 +49,31 @@ def allocate_images(count: int, height: int, width: int) -> torch.Tensor:
     return torch.empty(count, height, width, 3)
 
 
-def decode_bytes(vae: Any, latent: torch.Tensor, report: Report = silent) -> Iterator[torch.Tensor]:
-    """Decode one clip ``[1, C, T, h, w]``, yielding finished frames ``[n, H, W, 3]`` uint8.
+def decode_integers(
+    vae: Any, latent: torch.Tensor, convert: Convert = to_bytes, report: Report = silent
+) -> Iterator[torch.Tensor]:
+    """Decode one clip ``[1, C, T, h, w]``, yielding finished frames ``[n, H, W, 3]`` on the CPU.
 
-    Wan autoencoders stream (`StripDecoder`); any other is decoded whole by ComfyUI. ``report`` is told how
-    far the decode is, in frames, which can be before any frame is finished.
+    Wan autoencoders stream (`StripDecoder`); any other is decoded whole by ComfyUI.
+
+    Parameters
+    ----------
+    vae, latent
+        The VAE and its latent.
+    convert
+        Makes the integers that leave the device of frames of 0..1, `images.to_bytes` or `images.to_words`.
+    report
+        Called with how far the decode is, in frames, which can be before any frame is finished.
     """
     if streams(vae):
-        yield from _decode_streamed(vae, latent, to_bytes, report)
+        yield from _decode_streamed(vae, latent, convert, report)
         return
     for done, frame in enumerate(_decode_whole(vae, latent).split(1), start=1):
         report(done)
         check = FiniteCheck(frame.device)
         check.update(frame)
         _check_finite(check)
-        yield to_bytes(frame)
+        yield convert(frame).cpu()
 
 
 def _check_finite(check: FiniteCheck) -> None:
@@ -88,7 +98,8 @@ def _decode_streamed(
 ) -> Iterator[torch.Tensor]:
     """Decode one clip, yielding whole frames on the CPU, which are put into ``clip`` if it is given."""
     count = pixel_frame_count(latent.shape[2])
-    planner = decode_planner(vae, latent, clip_exists=clip is not None)
+    value_bytes = 0 if clip is not None else convert(torch.zeros(1)).element_size()
+    planner = decode_planner(vae, latent, value_bytes)
     plan, done, ran_out = first_plan(planner, vae), 0, False
     check = FiniteCheck(vae.device)
     while True:
@@ -114,14 +125,14 @@ def _decode_streamed(
         ran_out = True
 
 
-def decode_planner(vae: Any, latent: torch.Tensor, clip_exists: bool) -> Planner[DecodePlan]:
-    """Return the planner of a decode, for which memory for the clip's frames may exist already."""
+def decode_planner(vae: Any, latent: torch.Tensor, value_bytes: int) -> Planner[DecodePlan]:
+    """Return the planner of a decode to values of ``value_bytes``; 0 where room for the clip exists."""
     decoder, element = vae.first_stage_model.decoder, vae.vae_dtype.itemsize
     latent_frames, cell = int(latent.shape[2]), cell_size(vae)
     width, height = pixel_size_of(vae, latent)
 
     def clip_bytes(wide: int, high: int) -> int:
-        return 0 if clip_exists else pixel_frame_count(latent_frames) * wide * high * 3
+        return value_bytes * pixel_frame_count(latent_frames) * wide * high * 3
 
     def choose(free: float, free_ram: float) -> DecodePlan:
         free_ram = max(0.0, free_ram - clip_bytes(width, height))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,20 @@ from ..geometry import FRAMES_PER_LATENT
 from ..images import FRAMINGS, Fit, Kernel, fit_frames
 from ..progress import Report, silent
 from .color_match import FIRST_FRAMES, SAMPLES, color_transfer, match_color
+
+
+class Frames(Protocol):
+    """A tensor of frames ``[F, H, W, C]``, or what makes them when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """F, H, W and C."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """Return the frames of a slice or of a list of ascending numbers."""
+
 
 KEYFRAME_CLIP_FRAMES = 1 + FRAMES_PER_LATENT
 """Frames that `keyframe_chunks` yields in total."""
@@ -57,7 +72,7 @@ def resample_indices(count: int, target: int) -> list[int]:
 
 def reference_chunks(
     photo: Tensor,
-    motion: Tensor,
+    motion: Frames,
     settings: ReferenceSettings,
     color_match: bool = False,
     report: Report = silent,

@@ -40,29 +40,49 @@ def parse_keyframe_times(text: str, count: int, frames: int) -> list[int]:
             f"There are {count} keyframes, but a clip of {frames} frames has room for {most}, one "
             f"every 4 frames; the nearest valid number is {most}."
         )
-    even = [(frames - 1) * (number + 1) // count for number in range(count)]
-    if not text.strip():
-        return even
-    example, quoted = shortened(", ".join(map(str, even))), shortened(text)
+    numbers = read_frame_numbers(text, frames)
+    if numbers and len(numbers) != count:
+        raise ValueError(
+            f'keyframe_times is "{shortened(text)}", {len(numbers)} numbers for {count} keyframes; '
+            f'give one for each, for example "{_listed(_spread(count, frames))}".'
+        )
+    return numbers or _spread(count, frames)
+
+
+def read_frame_numbers(text: str, frames: int) -> list[int]:
+    """Return the numbers in a text of frame numbers, see `parse_keyframe_times`, none if it is empty.
+
+    Raises
+    ------
+    ValueError
+        If they are no numbers, or not of different latent frames of the clip in ascending order.
+    """
+    parts, quoted = text.replace(",", " ").split(), shortened(text)
+    count = min(max(1, len(parts)), latent_frame_of(frames - 1))
+    example = _listed(_spread(count, frames))
     try:
-        numbers = [int(part) for part in text.replace(",", " ").split()]
+        numbers = [int(part) for part in parts]
     except ValueError:
         raise ValueError(
             f'keyframe_times is "{quoted}", but must be frame numbers separated by commas, '
             f'for example "{example}".'
         ) from None
-    if len(numbers) != count:
-        raise ValueError(
-            f'keyframe_times is "{quoted}", {len(numbers)} numbers for {count} keyframes; '
-            f'give one for each, for example "{example}".'
-        )
     ascending = all(latent_frame_of(a) < latent_frame_of(b) for a, b in pairwise(numbers))
-    if not (ascending and numbers[0] >= 1 and numbers[-1] < frames):
+    if numbers and not (ascending and numbers[0] >= 1 and numbers[-1] < frames):
         raise ValueError(
             f'keyframe_times is "{quoted}", but must ascend from at least 1 to at most {frames - 1}, one '
             f'per latent frame (1 to 4, 5 to 8, and so on), for example "{example}".'
         )
     return numbers
+
+
+def _spread(count: int, frames: int) -> list[int]:
+    """Return frame numbers for some keyframes, evenly spaced, the last one at the end."""
+    return [(frames - 1) * (number + 1) // count for number in range(count)]
+
+
+def _listed(numbers: list[int]) -> str:
+    return shortened(", ".join(map(str, numbers)))
 
 
 def append_frames(latents: Tensor, keyframes: Tensor) -> Tensor:

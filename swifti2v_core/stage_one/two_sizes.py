@@ -88,6 +88,16 @@ def large_size(width: int, height: int, scale: float, multiple: int) -> tuple[in
     return large[0], large[1]
 
 
+def check_reshift_steps(steps: int, count: int) -> None:
+    """Raise ValueError unless ``steps`` of ``count`` leave at least one for each size."""
+    if not 0 < steps < count:
+        nearest = min(max(steps, 1), count - 1)
+        raise ValueError(
+            f"reshift_steps is {steps}, but the schedule has {count} steps and at least the last one must "
+            f"run at the size of the clip; the nearest valid value is {nearest}."
+        )
+
+
 def reshift_size_steps(
     sigmas: Tensor, steps: int, large: tuple[int, int], small: tuple[int, int]
 ) -> tuple[SizeSteps, SizeSteps]:
@@ -111,13 +121,7 @@ def reshift_size_steps(
     ValueError
         If ``steps`` leaves no large or no small step.
     """
-    count = len(sigmas) - 1
-    if not 0 < steps < count:
-        nearest = min(max(steps, 1), count - 1)
-        raise ValueError(
-            f"reshift_steps is {steps}, but the schedule has {count} steps and at least the last one must "
-            f"run at the size of the clip; the nearest valid value is {nearest}."
-        )
+    check_reshift_steps(steps, len(sigmas) - 1)
     clean = sigmas.new_zeros(1)
     return SizeSteps(*large, torch.cat((sigmas[:steps], clean))), SizeSteps(*small, sigmas[steps:])
 

@@ -77,9 +77,9 @@ def encode_need(vae: Any, plan: Any, latent_frames: int) -> Any:
 
 def decode(vae: Any, latent_frames: int) -> None:
     """Decode a clip of 2560x1408 to bytes."""
-    from swifti2v.nodes.pipeline.decode import decode_bytes
+    from swifti2v.nodes.pipeline.decode import decode_integers
 
-    for _ in decode_bytes(vae, torch.zeros(1, 48, latent_frames, HEIGHT // 16, WIDTH // 16)):
+    for _ in decode_integers(vae, torch.zeros(1, 48, latent_frames, HEIGHT // 16, WIDTH // 16)):
         pass
 
 

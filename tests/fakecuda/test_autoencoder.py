@@ -53,7 +53,7 @@ def test_a_video_leaves_the_gpu_in_bytes(name, tmp_path):
     folder_paths.set_output_directory(str(tmp_path))
     with (
         fake_machine(CARDS[name]) as meter,
-        mock.patch("swifti2v.nodes.vae_decode.VideoFile", lambda *_: video),
+        mock.patch("swifti2v.nodes.pipeline.clip_file.VideoFile", lambda *_: video),
     ):
         vae = wan_vae(48, DTYPES[name])
         meter.start()
@@ -76,7 +76,7 @@ def test_an_image_leaves_the_gpu_no_finer_than_the_weights_compute(name, size):
 def test_a_reference_leaves_the_gpu_one_latent_frame_at_a_time(meter, name):
     vae = wan_vae(48, DTYPES[name])
     meter.start()
-    reference, keyframes = run(
+    reference, keyframes, *_ = run(
         "SwiftI2V_AnchorEncode",
         image=torch.zeros(1, 2160, 3840, 3),
         motion=torch.zeros(81, 352, 640, 3),
@@ -98,11 +98,11 @@ def test_a_reference_leaves_the_gpu_one_latent_frame_at_a_time(meter, name):
 
 
 def test_nothing_but_the_video_leaves_the_gpu_where_comfyui_keeps_results_there(gpu_only):
-    from swifti2v.nodes.pipeline.decode import decode_bytes
+    from swifti2v.nodes.pipeline.decode import decode_integers
 
     vae, model = wan_vae(48), wan_model("TI2V-5B", 96, 1)
     gpu_only.start()
-    reference, keyframes = run(
+    reference, keyframes, *_ = run(
         "SwiftI2V_AnchorEncode",
         image=torch.zeros(1, 1408, 2560, 3, device="cuda"),
         motion=torch.zeros(5, 352, 640, 3, device="cuda"),
@@ -116,7 +116,7 @@ def test_nothing_but_the_video_leaves_the_gpu_where_comfyui_keeps_results_there(
         positive=text(), negative=text(),
     )  # fmt: skip
     assert gpu_only.copied("cuda->cpu") == []
-    pieces = list(decode_bytes(vae, latent["samples"]))
+    pieces = list(decode_integers(vae, latent["samples"]))
     assert {piece.device.type for piece in pieces} == {"cpu"} and sum(map(len, pieces)) == 5
     assert len(gpu_only.copied("cuda->cpu")) == 2
 
@@ -143,9 +143,9 @@ def test_the_autoencoder_works_in_the_context_of_its_gpu_and_the_consumer_outsid
         mock.patch.object(model_management, "cuda_device_context", context),
         mock.patch.object(layers, "convolve", watched),
     ):
-        from swifti2v.nodes.pipeline.decode import decode_bytes
+        from swifti2v.nodes.pipeline.decode import decode_integers
 
-        for _ in decode_bytes(vae, finished(1)):
+        for _ in decode_integers(vae, finished(1)):
             assert inside == [0]
         photo, motion = torch.zeros(1, 1408, 2560, 3), torch.zeros(5, 352, 640, 3)
         run("SwiftI2V_AnchorEncode", image=photo, motion=motion, vae=vae, frames=5)

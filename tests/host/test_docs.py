@@ -78,7 +78,7 @@ def test_title_is_the_display_name(schema, page):
 
 def test_inputs_are_the_schemas(schema, page):
     rows = [(name, kind, default) for name, kind, default, _ in table(page, "Inputs")]
-    assert rows == [(i.id, i.io_type, shown_default(i)) for i in schema.inputs]
+    assert rows == [(i.id, i.get_io_type(), shown_default(i)) for i in schema.inputs]
 
 
 def test_outputs_are_the_schemas(schema, page):

@@ -71,6 +71,13 @@ PROMPTS = {
     "range": with_options(swifti2v_frames=(0, 4)),
     "extra frames": with_options(time_dim_concat=torch.zeros(1)),
 }
+SOUNDS = {
+    **{name: lambda a, make=make: {**a, "waveform": make(a["waveform"])} for name, make in TENSORS.items()},
+    "no rate": lambda a: {"waveform": a["waveform"]},
+    "rate NaN": lambda a: {**a, "sample_rate": math.nan},
+    "rate of NumPy": lambda a: {**a, "sample_rate": np.int64(8000)},
+    "5.1": lambda a: {**a, "waveform": a["waveform"].repeat(1, 3, 1)},
+}
 SCHEDULES = {
     **DTYPES,
     "NaN inside": lambda t: torch.tensor([1.0, math.nan, 0.0]),
@@ -112,5 +119,5 @@ WRITTEN = "", " \n\t", "4", "nan, nan", "1e999", "-1", "\U0001f600", "../../out"
 TEXTS = {repr(text)[:12]: lambda _, text=text: text for text in WRITTEN}
 WAYS = {
     "IMAGE": IMAGES, "LATENT": LATENTS, "CONDITIONING": PROMPTS, "SIGMAS": SCHEDULES, "GUIDER": GUIDERS,
-    "INT": NUMBERS, "FLOAT": NUMBERS, "STRING": TEXTS, "COMBO": TEXTS,
+    "AUDIO": SOUNDS, "INT": NUMBERS, "FLOAT": NUMBERS, "STRING": TEXTS, "COMBO": TEXTS,
 }  # fmt: skip

@@ -365,7 +365,7 @@ def anchor(kit, vae="vae", photo=None, clip=slice(13), keyframes=0, **options):
     """The reference, then the keyframes' latent and times."""
     if keyframes:
         options |= {"keyframes": kit.stills[:keyframes], "keyframe_times": "6, 12"}
-    z_ref, stills = kit.run(
+    z_ref, stills, *_ = kit.run(
         "SwiftI2V_AnchorEncode",
         image=kit.photo if photo is None else photo,
         motion=kit.motion[clip],
@@ -422,7 +422,7 @@ def video(kit, vae, **options):
         vae=getattr(kit, vae),
         filename_prefix="frozen/clip",
         **options,
-    )[0]
+    )[0][0]
     with av.open(written.get_stream_source()) as container:
         stream = container.streams.video[0]
         rate = float(stream.average_rate)

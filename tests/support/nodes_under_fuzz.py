@@ -12,6 +12,11 @@ from swifti2v.nodes import load_models
 WIDGETS = (io.Int.Input, io.Float.Input, io.Boolean.Input, io.Combo.Input, io.String.Input)
 
 
+def type_of(socket):
+    """The type of an input, the first one where it takes several."""
+    return socket.get_io_type().split(",")[0]
+
+
 class Bench:
     """All nodes by id, with valid examples by type of socket, name of widget or (node id, input)."""
 
@@ -26,7 +31,7 @@ class Bench:
         return [
             (each, name, make)
             for each in self._inputs(node_id)
-            for name, make in {**ANYTHING, **WAYS.get(each.io_type, {})}.items()
+            for name, make in {**ANYTHING, **WAYS.get(type_of(each), {})}.items()
         ]
 
     def _inputs(self, node_id):
@@ -38,7 +43,7 @@ class Bench:
         """Return inputs with which the node works, but for the ways put in."""
         values = {}
         for each in self._inputs(node_id):
-            usual = self._examples.get(each.id if isinstance(each, WIDGETS) else each.io_type)
+            usual = self._examples.get(each.id if isinstance(each, WIDGETS) else type_of(each))
             default = getattr(each, "default", None) if usual is None else usual
             values[each.id] = self._examples.get((node_id, each.id), default)
         for each, _, make in changes:

@@ -120,13 +120,14 @@ def swifti2v_any_motion(graph: Graph) -> None:
         f"""\
 # Motion from anywhere
 
-Stage I can be replaced: whatever gives frames can feed **motion**. Here it is a video from disk. Any \
-image-to-video node of any pack does as well: connect its IMAGE output to **motion** and its input photo \
-to **image**.
+Stage I can be replaced: whatever gives frames or a video can feed **motion**. Here it is a video from \
+disk. Any image-to-video node of any pack does as well: connect its IMAGE or VIDEO output to **motion** \
+and its input photo to **image**.
 
 1. Choose the **photo** and a **video** that begins with that photo. Its size does not matter; another \
 number of frames than asked is spread over the same time.
-2. Set **frames** (4n+1) in Anchor Encode, and **fps** at the end so that the speed is right.
+2. Set **frames** (4n+1) in Anchor Encode. **fps** and **audio** go from there to the end, so the result \
+is as fast as the video and keeps its sound. For frames instead of a video, unlink both and set **fps**.
 3. If the clip has a color cast, turn on **color_match**.
 
 {TINY_FILES}
@@ -138,9 +139,12 @@ number of frames than asked is spread over the same time.
     graph.column(360)
     photo = graph.node("LoadImage", image="life.jpg", picture=PHOTO)["IMAGE"]
     video = graph.node("LoadVideo", file="motion.mp4", picture=PHOTO)["VIDEO"]
-    motion = graph.node("GetVideoComponents", video=video)["images"]
-    vae, reference = tiny_reference(graph, photo, motion, frames=33)
-    tiny_stage_two(graph, vae, reference, "video/SwiftI2V_any_motion")
+    graph.group("Reference", REFERENCE)
+    graph.column(400)
+    vae = graph.node("VAELoader", vae_name=TINY_VAE)["VAE"]
+    encode = tiny_encode(graph, photo, video, vae, frames=33)
+    from_video = {"fps": encode["fps"], "audio": encode["audio"]}
+    tiny_stage_two(graph, vae, encode["z_ref"], "video/SwiftI2V_any_motion", **from_video)
 
 
 def tiny_reference(
@@ -150,22 +154,26 @@ def tiny_reference(
     graph.group("Reference", REFERENCE)
     graph.column(400)
     vae = vae or graph.node("VAELoader", vae_name=TINY_VAE)["VAE"]
-    encode = graph.node(
+    return vae, tiny_encode(graph, photo, motion, vae, frames)["z_ref"]
+
+
+def tiny_encode(graph: Graph, photo: Output, motion: Output, vae: Output, frames: int) -> Node:
+    """Add the node that makes the reference, at the demo's size."""
+    return graph.node(
         "SwiftI2V_AnchorEncode", image=photo, motion=motion, vae=vae, frames=frames, **TINY_SIZE
     )
-    return vae, encode["z_ref"]
 
 
-def tiny_stage_two(graph: Graph, vae: Output, reference: Output, prefix: str) -> None:
-    """Add the tiny Stage II model, the sampler and the video."""
+def tiny_stage_two(graph: Graph, vae: Output, reference: Output, prefix: str, **video: Output) -> None:
+    """Add the tiny Stage II model, the sampler and the video, whose further inputs may be given."""
     graph.group("Stage II: detail", STAGE_TWO)
     graph.column(400)
     model = graph.node("SwiftI2V_LoadStageII", model_name=TINY_STAGE_TWO, lora="none")["model"]
     sampler = graph.node("SwiftI2V_SegmentSampler", picture=PREVIEW, model=model, z_ref=reference, seed=1)
-    output(graph, sampler["latent"], vae, prefix)
+    output(graph, sampler["latent"], vae, prefix, **video)
 
 
-def output(graph: Graph, latent: Output, vae: Output, prefix: str) -> None:
+def output(graph: Graph, latent: Output, vae: Output, prefix: str, **inputs: Output) -> None:
     """Add the node that writes the video."""
     graph.group("Output", OUTPUT)
     graph.column(560)
@@ -175,6 +183,7 @@ def output(graph: Graph, latent: Output, vae: Output, prefix: str) -> None:
         samples=latent,
         vae=vae,
         filename_prefix=prefix,
+        **inputs,
     )
 
 

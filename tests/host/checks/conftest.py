@@ -101,6 +101,7 @@ def kit(stage_one, stage_two, vae, wan21_vae, wan_model, no_wan, checkpoints):
         "GUIDER": guider,
         "SAMPLER": comfy.samplers.sampler_object("euler"),
         "SIGMAS": torch.tensor([1.0, 0.5, 0.0]),
+        "AUDIO": {"waveform": torch.zeros(1, 2, 4800), "sample_rate": 48000},
     }
     image, latent = values["IMAGE"], values["LATENT"]
     size = {"width": 128, "height": 96, "frames": 9}

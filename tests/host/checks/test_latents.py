@@ -30,13 +30,6 @@ SHAPES = [
         )
         for shape in ((1, 48, 5, 8, 8), (1, 48, 4, 6, 8), (2, 48, 5, 6, 8))
     ),
-    case(
-        "SwiftI2V_DecodeToVideo",
-        "batch of 2 clips",
-        "a file holds one",
-        "pick one with LatentFromBatch",
-        samples=samples(2, 48, 2, 6, 8),
-    ),
     *(
         case(
             node,

@@ -35,6 +35,7 @@ def bench(pack, stage_one, stage_two, vae, streaming_vae):
         "GUIDER": guider,
         "SAMPLER": comfy.samplers.sampler_object("euler"),
         "SIGMAS": torch.tensor([1.0, 0.5, 0.0]),
+        "AUDIO": {"waveform": torch.rand(1, 2, 4410, generator=generator), "sample_rate": 44100},
         "width": 32,
         "height": 32,
         "frames": 5,

@@ -27,7 +27,7 @@ SCHEDULES = [
         )
     ),
     *cases(SAMPLERS, 'timesteps is "nan"', "1000, 750, 500, 250", timesteps="nan"),
-    case("SwiftI2V_MotionSampler", "starts at sigma 0.978", "first timestep is 1000", timesteps="900, 500"),
+    case("SwiftI2V_MotionSampler", "starts at 900", "first timestep is 1000", timesteps="900, 500"),
     *(
         case(
             "SwiftI2V_SegmentSamplerAdvanced",
@@ -98,7 +98,15 @@ SEGMENT_PLANS = [
             end_segment=given,
             latent=lambda kit: kit.latent,
         )
-        for start, given, end in ((2, 0, 2), (1, 1, 1), (0, 3, 3))
+        for start, given, end in ((2, 0, 2), (0, 3, 3))
+    ),
+    case(
+        "SwiftI2V_SegmentSamplerAdvanced",
+        "end_segment is 1, but must be above start_segment, which is 1, or 0 for all",
+        "the nearest valid value is 2",
+        start_segment=1,
+        end_segment=1,
+        latent=lambda kit: kit.latent,
     ),
 ]
 

@@ -14,7 +14,7 @@ GRIDS = [
         case(
             node,
             f"{width}x{height}",
-            "multiples of 32",
+            "must be multiples of",  # of 16 for Stage I as long as the model does not matter
             f"nearest valid size is {near}",
             width=width,
             height=height,

@@ -35,7 +35,7 @@ SOCKETS = {
     },
     "SwiftI2V_TemporalWindows": {"model": "MODEL"},
     "SwiftI2V_TiledVAEDecode": {"samples": "LATENT", "vae": "VAE"},
-    "SwiftI2V_DecodeToVideo": {"samples": "LATENT", "vae": "VAE"},
+    "SwiftI2V_DecodeToVideo": {"samples": "LATENT", "vae": "VAE", "audio": "AUDIO"},
 }
 KINDS = (
     "STRING",
@@ -48,13 +48,14 @@ KINDS = (
     "GUIDER",
     "SAMPLER",
     "SIGMAS",
+    "AUDIO",
 )
 
 
 def test_all_sockets_are_tried(pack):
     for node_id, sockets in SOCKETS.items():
-        found = {i.id: i.io_type for i in pack.nodes[node_id].GET_SCHEMA().inputs if i.io_type in KINDS[1:]}
-        assert found == sockets
+        types = {i.id: i.get_io_type().split(",")[0] for i in pack.nodes[node_id].GET_SCHEMA().inputs}
+        assert {name: kind for name, kind in types.items() if kind in KINDS[1:]} == sockets
 
 
 @pytest.mark.parametrize(("node_id", "socket"), [(n, s) for n, sockets in SOCKETS.items() for s in sockets])
@@ -63,7 +64,7 @@ def test_the_wrong_kind_of_object_is_refused(refused, kit, node_id, socket):
     # A GUIDER on SAMPLER is among the gaps below.
     for kind in [k for k in KINDS if k != wanted and (k, wanted) != ("GUIDER", "SAMPLER")]:
         sentence = refused(node_id, **{socket: kit.values[kind]})
-        article = {"IMAGE": "an ", "SIGMAS": ""}.get(wanted, "a ")
+        article = {"IMAGE": "an ", "AUDIO": "an ", "SIGMAS": ""}.get(wanted, "a ")
         by_type = sentence.endswith(f", but must be {article}{wanted}.")
         # Only the shape distinguishes one tensor from another.
         by_shape = wanted == "IMAGE" and "has shape (3,), but an IMAGE has" in sentence

@@ -60,7 +60,7 @@ def test_frames_are_the_hosts_decoding(run, vae, photo):
 
 @pytest.mark.parametrize(
     ("codec", "crf", "name", "floor"),
-    [("h264", 12, "h264", 38), ("vp9", 20, "vp9", 36), ("av1", 20, "av1", 36)],
+    [("h264", 12, "h264", 38), ("vp9", 20, "vp9", 36), ("av1", 20, "av1", 36), ("hevc", 12, "hevc", 38)],
 )
 def test_the_file_holds_the_frames_and_the_workflow(run, vae, photo, workspace, codec, crf, name, floor):
     with torch.inference_mode():
@@ -79,7 +79,7 @@ def test_the_file_holds_the_frames_and_the_workflow(run, vae, photo, workspace, 
         fps=23.98,
         codec=codec,
         crf=crf,
-    )[0]
+    )[0][0]
     path = video.get_stream_source()
     assert path.startswith(str(workspace / "output" / "clips"))
     frames, rate, tags = read(path)
@@ -150,6 +150,7 @@ def test_metadata_can_be_switched_off(pack, monkeypatch):
         ("av1", (40, 3), "640x64"),
         ("h264", (1025, 1), "16384x16"),
         ("vp9", (1, 1025), "16x16384"),
+        ("hevc", (513, 1), "8192x64"),
     ],
 )
 def test_sizes_that_a_codec_cannot_write(run, vae, codec, cells, nearest):

@@ -41,7 +41,7 @@ def workflow(pack):
 
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "tiny_stage2_detail.safetensors\x00"])
-@pytest.mark.parametrize("widget", ["model_name", "lora", "weight_dtype", "codec", "sampler_name"])
+@pytest.mark.parametrize("widget", ["model_name", "lora", "weight_dtype", "sampler_name", "context"])
 def test_the_server_refuses_names_outside_the_list(workflow, widget, name):
     assert validated(workflow())[0]
     valid, _, _, errors = validated(workflow(**{widget: name}))
@@ -51,8 +51,8 @@ def test_the_server_refuses_names_outside_the_list(workflow, widget, name):
 
 def test_the_server_lets_nan_pass(workflow):
     """Why widgets are checked once more: a text becomes a number, and NaN is in every range."""
-    prompt = workflow(denoise="nan")
-    assert validated(prompt)[0] and math.isnan(prompt["sample"]["inputs"]["denoise"])
+    prompt = workflow(cfg="nan")
+    assert validated(prompt)[0] and math.isnan(prompt["sample"]["inputs"]["cfg"])
 
 
 def test_no_other_input_of_a_workflow_is_a_path(pack):

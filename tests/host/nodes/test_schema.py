@@ -22,7 +22,7 @@ def described(pack):
             "inputs": [
                 {
                     "id": entry.id,
-                    "type": entry.io_type,
+                    "type": entry.get_io_type(),
                     "optional": entry.optional,
                     "default": getattr(entry, "default", None),
                     "min": getattr(entry, "min", None),

@@ -82,7 +82,7 @@ def test_progress_is_reported_before_frames_are_finished(host_vae, latent, whole
     monkeypatch.setattr(decoding, "first_plan", lambda *_: plan)
     seen = []
     with torch.inference_mode():
-        frames = decoding.decode_bytes(host_vae, latent, seen.append)
+        frames = decoding.decode_integers(host_vae, latent, report=seen.append)
         first = next(frames)
         assert seen == [0, 2, 4, 5] and len(first) == 1
         clip = torch.cat((first, *frames))
@@ -114,12 +114,12 @@ def test_frames_that_are_not_finite_are_refused(host_vae, latent):
     broken = latent.clone()
     broken[:, :, 1] = float("nan")
     with torch.inference_mode(), pytest.raises(ValueError, match="NaN"):
-        list(decoding.decode_bytes(host_vae, broken))
+        list(decoding.decode_integers(host_vae, broken))
 
 
 def test_bytes_are_the_rounded_images(host_vae, latent, whole):
     with torch.inference_mode():
-        frames = torch.cat(list(decoding.decode_bytes(host_vae, latent)))
+        frames = torch.cat(list(decoding.decode_integers(host_vae, latent)))
     assert frames.dtype == torch.uint8
     assert (frames.float() - as_images(whole) * 255).abs().max() <= 0.51
 

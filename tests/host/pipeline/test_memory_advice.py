@@ -136,7 +136,8 @@ def test_every_site_is_tried():
 @pytest.mark.parametrize("site", sorted(SMALLER_PIECES))
 def test_smaller_pieces_give_the_same_picture(make, expected, monkeypatch, site, error):
     what, owner, name, _ = sites()[site]
-    fail(monkeypatch, owner, name, error, times=2)
+    # Of an encode this small, one other plan takes less.
+    fail(monkeypatch, owner, name, error, times=1 if what == "reference" else 2)
     assert (tensor_of(make[what]()) - expected[what]).abs().max() <= 1e-6 * expected[what].abs().max()
 
 

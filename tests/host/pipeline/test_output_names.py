@@ -9,9 +9,8 @@ import pytest
 import torch
 from comfy_api.latest import io
 from save_at_once import PREFIX, save_at_once
-from swifti2v.nodes import vae_decode
 from swifti2v.nodes.comfyui import output_files
-from swifti2v.nodes.pipeline import video_file
+from swifti2v.nodes.pipeline import clip_file, video_file
 from swifti2v.nodes.pipeline.output_name import fill_placeholders, format_date
 
 NOW = datetime(2026, 3, 7, 9, 5, 4)
@@ -68,7 +67,7 @@ def save(run, vae, photo):
 
     def save_as(prefix, hidden=None, **options):
         inputs = {"samples": {"samples": latent}, "vae": vae, "filename_prefix": prefix, **options}
-        return run("SwiftI2V_DecodeToVideo", hidden=hidden, **inputs)[0].get_stream_source()
+        return run("SwiftI2V_DecodeToVideo", hidden=hidden, **inputs)[0][0].get_stream_source()
 
     return save_as
 
@@ -96,7 +95,7 @@ def folder(workspace):
 
 
 def test_a_name_is_taken_from_the_start_of_the_node(save, folder, monkeypatch):
-    decode, seen = vae_decode.decode_bytes, []
+    decode, seen = clip_file.decode_integers, []
 
     def spy(*args):
         seen.append(sorted(path.name for path in folder.iterdir()))
@@ -104,7 +103,7 @@ def test_a_name_is_taken_from_the_start_of_the_node(save, folder, monkeypatch):
             seen.append(path.name)
         return decode(*args)
 
-    monkeypatch.setattr(vae_decode, "decode_bytes", spy)
+    monkeypatch.setattr(clip_file, "decode_integers", spy)
     save("taken/clip")
     assert seen == [["clip_00001_.mp4.part"], "clip_00002_.mp4"]
     assert [path.name for path in folder.iterdir()] == ["clip_00001_.mp4"]
@@ -129,12 +128,12 @@ def test_a_failed_or_cancelled_run_frees_its_name(save, folder, monkeypatch, err
 
     kind = error if isinstance(error, type) else getattr(comfy.model_management, error)
 
-    def fail(vae, latent):
+    def fail(vae, latent, convert):
         if late:
             yield torch.zeros(1, 64, 128, 3, dtype=torch.uint8)
         raise kind
 
-    monkeypatch.setattr(vae_decode, "decode_bytes", fail)
+    monkeypatch.setattr(clip_file, "decode_integers", fail)
     with pytest.raises(kind):
         save("taken/clip")
     assert not list(folder.iterdir())

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from swifti2v.nodes.comfyui.vae import streams
-from swifti2v.nodes.pipeline.decode import decode_bytes
+from swifti2v.nodes.pipeline.decode import decode_integers
 
 
 def with_temporal_kernel(vae, length):
@@ -28,7 +28,7 @@ def test_an_autoencoder_of_another_temporal_kernel_is_left_to_comfyui(streaming_
     vae = with_temporal_kernel(streaming_vae, length)
     assert not streams(vae)
     vae.decode = lambda latent: torch.full((1, 9, 32, 32, 3), 0.5)
-    frames = list(decode_bytes(vae, torch.zeros(1, 48, 3, 2, 2)))
+    frames = list(decode_integers(vae, torch.zeros(1, 48, 3, 2, 2)))
     assert len(frames) == 9 and frames[0].dtype == torch.uint8
 
 

@@ -48,9 +48,9 @@ def free_memory(monkeypatch):
     return set_free
 
 
-def decode_planner(vae, clip_exists=False, latent_frames=21):
+def decode_planner(vae, value_bytes=1, latent_frames=21):
     latent = torch.empty(1, 48, latent_frames, HEIGHT // 16, WIDTH // 16, device="meta")
-    return decoding.decode_planner(vae, latent, clip_exists)
+    return decoding.decode_planner(vae, latent, value_bytes)
 
 
 def failing(planner, of_cpu):
@@ -73,14 +73,14 @@ def test_too_little_ram_for_the_frames_is_refused_in_a_sentence(vae, free_memory
 
 def test_frames_that_exist_are_not_counted_again(vae, free_memory):
     free_memory(device=11, ram=0.5)
-    planner = decode_planner(vae, clip_exists=True)
+    planner = decode_planner(vae, value_bytes=0)
     plan = planner.first([])
     assert plan.groups > 1 and planner.need(plan, of_cpu=True).needed <= 0.5 * GIB
 
 
 def test_running_out_of_ram_never_takes_more_of_it(vae, free_memory):
     free_memory(device=6.5, ram=64)
-    _, taken = failing(decode_planner(vae, clip_exists=True), of_cpu=True)
+    _, taken = failing(decode_planner(vae, value_bytes=0), of_cpu=True)
     assert taken[0] > 4 * GIB and taken[-1] == 0
     assert all(later < earlier for earlier, later in itertools.pairwise(taken))
 
