@@ -25,7 +25,7 @@ def decoded(frames, free_gib, ram_gib=48.0):
     ("frames", "free", "most_gpu", "most_ram"),
     [(81, 11, 10, 6), (81, 6.5, 6.2, 6), (241, 11, 10, 8), (241, 6.5, 6.2, 8)],
 )
-def test_a_small_card_decodes_with_little_memory(later_frames_are_empty, frames, free, most_gpu, most_ram):
+def test_a_small_card_decodes_with_little_memory(frames, free, most_gpu, most_ram):
     plan, took = decoded(frames, free)
     assert took.peak <= most_gpu * GIB
     assert took.peak > 0.7 * free * GIB  # a small plan would be slow

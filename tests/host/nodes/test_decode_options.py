@@ -141,10 +141,10 @@ def test_frames_and_sound_are_written_while_later_frames_are_latent(
     decode, streaming_vae, monkeypatch, bits
 ):
     order, held = [], []
-    write, sound, tail = (
+    write, sound, strip = (
         video_file.VideoFile.write,
         video_file._SoundTrack.write,
-        strips.StripDecoder._tail,
+        strips.StripDecoder._strip,
     )
 
     def spy_write(self, frame):
@@ -156,13 +156,13 @@ def test_frames_and_sound_are_written_while_later_frames_are_latent(
         order.append(until)
         sound(self, until)
 
-    def spy_tail(self, *args, **kwargs):
+    def spy_strip(self, *args, **kwargs):
         order.append("decode")
-        return tail(self, *args, **kwargs)
+        return strip(self, *args, **kwargs)
 
     monkeypatch.setattr(video_file.VideoFile, "write", spy_write)
     monkeypatch.setattr(video_file._SoundTrack, "write", spy_sound)
-    monkeypatch.setattr(strips.StripDecoder, "_tail", spy_tail)
+    monkeypatch.setattr(strips.StripDecoder, "_strip", spy_strip)
     audio = {"waveform": torch.zeros(1, 1, 100), "sample_rate": 8000}
     decode(streaming_vae, torch.randn(1, 48, 3, 4, 8), audio=audio, bit_depth=bits)
     spoken = [part for number in range(9) for part in ("frame", 3000 * (number + 1))]
@@ -177,9 +177,9 @@ def test_a_cancelled_batch_keeps_whole_files_only(decode, vae, folder, monkeypat
     kind, made = comfy.model_management.InterruptProcessingException, []
     real = clip_file.decode_integers
 
-    def fail(vae, latent, convert):
+    def fail(vae, latent, convert, report):
         made.append(latent)
-        for frames in real(vae, latent, convert):
+        for frames in real(vae, latent, convert, report):
             yield frames
             if len(made) == 2 and late:
                 raise kind

@@ -128,7 +128,7 @@ def test_a_failed_or_cancelled_run_frees_its_name(save, folder, monkeypatch, err
 
     kind = error if isinstance(error, type) else getattr(comfy.model_management, error)
 
-    def fail(vae, latent, convert):
+    def fail(vae, latent, convert, report):
         if late:
             yield torch.zeros(1, 64, 128, 3, dtype=torch.uint8)
         raise kind
