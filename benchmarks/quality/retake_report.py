@@ -1,9 +1,8 @@
 """Retakes against the untouched clip: seam energy at both ends of the segment that was made again.
 
 A finished clip is made from a drawn camera move (see `stage_two_report`). Its inner segments are then made
-again one by one with another seed, in three ways: as the node does; without the finished frames after it, as
-a run that stops there; and cut out of a whole run with that seed. Frames of other segments must keep their
-bits, or the report stops::
+again one by one with another seed, in three ways: as the node does; without the finished frames after the
+segment; and cut out of a whole run with that seed. All other frames must keep their bits::
 
     OMP_NUM_THREADS=1 python -m benchmarks.quality.retake_report --comfyui FOLDER --clips 6
 """
@@ -28,16 +27,12 @@ from swifti2v_train.data.photos import read_photo
 from swifti2v_train.evaluation.contact_sheets import save_sheet, strip
 from swifti2v_train.evaluation.metrics import measure_clip, seam_energy
 
+WIDTH = 384
 DENOISE = {"concat": 1.0, "plain": 0.5}
-UNTOUCHED, RETAKE, BLIND, PASTED = (
-    "untouched clip",
-    "retake",
-    "without frames after",
-    "cut from another run",
-)
+UNTOUCHED, RETAKE, BLIND, PASTED = "untouched clip", "retake", "no frames after", "from another run"
 
+Clips = dict[int, torch.Tensor]
 Figures = dict[tuple[str, str], list[tuple[float, ...]]]
-"""Figures of every segment by weights and way."""
 
 
 def sample(bench: Bench, kind: str, task: Task, seed: int, **options: Any) -> torch.Tensor:
@@ -54,16 +49,12 @@ def sample(bench: Bench, kind: str, task: Task, seed: int, **options: Any) -> to
         "sampler": comfy.samplers.sampler_object("euler"),
         "sigmas": comfy.samplers.KSampler(model, 4, "cpu", "euler", "simple", denoise=DENOISE[kind]).sigmas,
     }
-    options = {"drift_control": 0.0, **options}
-    latent: dict[str, Any] = run_node(
-        bench.pack, "SwiftI2V_SegmentSamplerAdvanced", z_ref=task.z_ref, **sockets, **options
-    )[0]
-    return latent["samples"]
+    inputs = {"z_ref": task.z_ref, "drift_control": 0.0, **sockets, **options}
+    made: torch.Tensor = run_node(bench.pack, "SwiftI2V_SegmentSamplerAdvanced", **inputs)[0]["samples"]
+    return made
 
 
-def takes(
-    bench: Bench, kind: str, task: Task, segment: Segment, clips: dict[int, torch.Tensor]
-) -> dict[str, torch.Tensor]:
+def takes(bench: Bench, kind: str, task: Task, segment: Segment, clips: Clips) -> dict[str, torch.Tensor]:
     """Return the clip with a segment made again, by way; ``clips`` are the runs with seeds 1 and 2."""
     clip, number = {"samples": clips[1]}, segment.index
     made = sample(bench, kind, task, 2, latent=clip, retake=str(number))
@@ -98,8 +89,8 @@ def report_clip(bench: Bench, kind: str, task: Task, figures: Figures, options: 
             figures[kind, way].append(measure(decoded[way], latents, segment))
     if options.sheets:
         options.sheets.mkdir(parents=True, exist_ok=True)
-        name = f"{kind}{len(figures[kind, RETAKE]):03}.jpg"
-        save_sheet([strip(way, frames[-24:]) for way, frames in decoded.items()], options.sheets / name)
+        file = options.sheets / f"{kind}{len(figures[kind, RETAKE]):03}.jpg"
+        save_sheet([strip(way, frames[-24:]) for way, frames in decoded.items()], file)
 
 
 def main() -> None:
@@ -107,19 +98,18 @@ def main() -> None:
     parser = tiny_comfyui.parser(__doc__)
     parser.add_argument("--clips", type=int, default=6)
     parser.add_argument("--frames", type=int, default=61)
-    parser.add_argument("--width", type=int, default=384, help="of the result; half as high")
     options = parser.parse_args()
     photos, figures = [read_photo(path) for path in sorted(options.photos.glob("*.jpg"))], defaultdict(list)
     with tiny_comfyui.comfyui(options.comfyui, options.models) as pack:
         bench = tiny_comfyui.load(pack, options.models)
         for clip in range(options.clips):
-            task = prepare(bench, drawn_clip(photos, clip, options.width, options.frames), softened=True)
+            task = prepare(bench, drawn_clip(photos, clip, WIDTH, options.frames), softened=True)
             for kind in DENOISE:
                 report_clip(bench, kind, task, figures, options)
             print(f"clip {clip} is done", file=sys.stderr, flush=True)
-    print(f"ComfyUI {comfyui_version(options.comfyui)}, torch {torch.__version__}, {options.width} wide\n")
+    print(f"ComfyUI {comfyui_version(options.comfyui)}, torch {torch.__version__}, {WIDTH} wide\n")
     print("| weights | | segments | seam at start | seam at end | step at start | step at end |")
-    print("|---|---|---|---|---|---|---|")
+    print("|---" * 7 + "|")
     for (kind, way), rows in figures.items():
         cells = (f"{statistics.mean(row):.3f}" for row in zip(*rows, strict=True))
         print(f"| {kind} | {way} | {len(rows)} | {' | '.join(cells)} |")
