@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..swifti2v_core.resume.saved_segments import check_name
 from ..swifti2v_core.sigmas import check_denoise, check_timesteps
 from ..swifti2v_core.stage_two.reference_strength import MAX_STRENGTH
+from ..swifti2v_core.stage_two.retake import keep_others
 from ..swifti2v_core.stage_two.segment_loop import keep_finished
 from . import shared_inputs
 from .checks.conditioning import (
@@ -32,6 +33,7 @@ from .checks.sampling import (
     check_custom_sampling,
     check_has_started,
     check_segment_order,
+    read_retake,
     read_segment_range,
     read_sigmas,
 )
@@ -129,6 +131,19 @@ def _keyframes_input() -> io.Latent.Input:
     )
 
 
+def _retake_input() -> io.String.Input:
+    return io.String.Input(
+        "retake",
+        default="",
+        optional=True,
+        advanced=True,
+        tooltip="Segments of the clip in latent to make again, for example 3, 5, counted from 0: with "
+        "segment_frames 3, segment 0 is the frames 1 to 12 of the video, segment 1 the frames 13 to 24. "
+        "They join the frames on both sides, and all other frames keep their bits. Change the seed. Empty "
+        "(default): no retake.",
+    )
+
+
 def _strength_for(kind: str, strength: float) -> float:
     """Return the reference strength that weights of a kind can have; warn if it differs."""
     if kind == "plain" and strength != 1:
@@ -139,6 +154,16 @@ def _strength_for(kind: str, strength: float) -> float:
         )
         return 1.0
     return strength
+
+
+def _read_finished(latent: dict[str, Any] | None, reference: torch.Tensor) -> torch.Tensor | None:
+    """Return the samples of a clip that is finished in part or whole, float32, if one is connected."""
+    if latent is None:
+        return None
+    finished = read_stage_two_latent(latent, "latent")
+    check_same_shape(finished, reference)
+    check_no_noise_mask(latent, "latent")
+    return finished.to(torch.float32)
 
 
 def _z_ref_input() -> io.Latent.Input:
@@ -209,6 +234,13 @@ class SegmentSampler(io.ComfyNode):
                 _drift_control_input(),
                 _keyframes_input(),
                 *shared_inputs.saved_segments(),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="The finished clip of this z_ref whose segments retake makes again. Without "
+                    "retake it has no influence.",
+                ),
+                _retake_input(),
             ],
             outputs=[_latent_output()],
         )
@@ -236,6 +268,8 @@ class SegmentSampler(io.ComfyNode):
         keyframes: dict[str, Any] | None = None,
         checkpoint: str = "",
         checkpoint_files: str = KEEP,
+        latent: dict[str, Any] | None = None,
+        retake: str = "",
     ) -> io.NodeOutput:
         kind = read_stage_two_kind(model)
         sigmas = schedule(model, steps, timesteps, denoise)
@@ -245,6 +279,8 @@ class SegmentSampler(io.ComfyNode):
                 "denoise is 1 with plain weights, so the motion reference has no influence; "
                 "0.4 to 0.6 keeps the motion."
             )
+        if latent is not None and not retake.strip():
+            logger.warning("latent is connected, but retake is empty, so all segments are made.")
         return SegmentSamplerAdvanced.execute(
             noise=SeededNoise(seed),
             guider=guider,
@@ -260,6 +296,8 @@ class SegmentSampler(io.ComfyNode):
             keyframes=keyframes,
             checkpoint=checkpoint,
             checkpoint_files=checkpoint_files,
+            latent=latent,
+            retake=retake,
         )
 
 
@@ -301,8 +339,8 @@ class SegmentSamplerAdvanced(io.ComfyNode):
                     "latent",
                     optional=True,
                     tooltip="A clip that is finished up to start_segment, to continue from; the frames "
-                    "after that are made again from z_ref. Unconnected: all frames are made. Must have "
-                    "the shape of z_ref.",
+                    "after that are made again from z_ref. With retake, the whole clip. Unconnected: all "
+                    "frames are made. Must have the shape of z_ref.",
                 ),
                 *_window_inputs(),
                 io.Int.Input(
@@ -329,6 +367,7 @@ class SegmentSamplerAdvanced(io.ComfyNode):
                 _drift_control_input(),
                 _keyframes_input(),
                 *shared_inputs.saved_segments(),
+                _retake_input(),
             ],
             outputs=[_latent_output()],
         )
@@ -354,6 +393,7 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         keyframes: dict[str, Any] | None = None,
         checkpoint: str = "",
         checkpoint_files: str = KEEP,
+        retake: str = "",
     ) -> io.NodeOutput:
         check_custom_sampling(noise, guider, sampler)
         sigmas = read_sigmas(sigmas)
@@ -369,16 +409,18 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         stills, times = read_keyframes(keyframes, reference)
         check_no_noise_mask(keyframes, "keyframes")
         segments = settings.plan(reference.shape[2], times)
-        check_whole_windows(guider.model_patcher, segments)
         check_prompt_ranges(guider, segments)
-        check_regions(guider, segments, *reference.shape[-2:])
         start, end = read_segment_range(start_segment, end_segment, len(segments))
+        chosen = read_retake(retake, len(segments), start_segment, end_segment, latent is not None)
+        finished = _read_finished(latent, reference)
         latents = reference.to(torch.float32, copy=True)
-        if latent is not None:
-            finished = read_stage_two_latent(latent, "latent")
-            check_same_shape(finished, reference)
-            check_no_noise_mask(latent, "latent")
+        if finished is not None and chosen:
+            segments, end = settings.plan_retake(segments, chosen), len(chosen)
+            keep_others(latents, finished, segments)
+        elif finished is not None:
             keep_finished(latents, finished, segments[start])
+        check_whole_windows(guider.model_patcher, segments)
+        check_regions(guider, segments, *reference.shape[-2:])
         samples = redraw(
             z_ref,
             latents,
@@ -389,6 +431,7 @@ class SegmentSamplerAdvanced(io.ComfyNode):
             keyframes=stills,
             start=start,
             end=end,
+            finished=finished if chosen else None,
             resume_name=checkpoint,
             clean_up=CHECKPOINT_FILES[checkpoint_files],
         )

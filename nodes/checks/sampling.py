@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from ...swifti2v_core.sigmas import FULL_TIMESTEP, parse_timesteps
+from ...swifti2v_core.stage_two.retake import parse_retake
+from ...swifti2v_core.text import shortened
 from .describe import is_number, kind_of, shown
 from .numbers import check_floats
 
@@ -95,3 +97,20 @@ def read_segment_range(start: int, end: int, count: int) -> tuple[int, int]:
             f"choose a start from 0 to {count - 1} and an end above it, at most {count}."
         )
     return start, end
+
+
+def read_retake(text: str, count: int, start: int, end: int, connected: bool) -> list[int]:
+    """Return the segments to make again, ascending; empty makes ``start`` to ``end`` as usual."""
+    chosen = parse_retake(text, count)
+    quoted = shortened(text)
+    if chosen and not connected:
+        raise ValueError(
+            f'retake is "{quoted}", but no latent holds the finished clip; connect the clip to latent, or '
+            "leave retake empty."
+        )
+    if chosen and (start or end):
+        raise ValueError(
+            f'retake is "{quoted}", but start_segment {start} and end_segment {end} choose segments, too; '
+            "set both to 0."
+        )
+    return chosen

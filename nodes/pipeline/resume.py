@@ -21,20 +21,20 @@ from ..comfyui.output_files import saved_segments_folder
 class Resume(Protocol):
     """Where a run puts its finished segments and finds those of an interrupted one."""
 
-    def restore(self, clips: list[Tensor], segments: list[Segment], start: int) -> list[int]:
+    def restore(self, clips: list[Tensor], segments: list[Segment]) -> list[int]:
         """Put saved segments into working latents, in place.
 
         Parameters
         ----------
         clips
             Latents of every clip, ``[1, 48, T, h, w]``.
-        segments, start
-            The run makes ``segments[start:]``.
+        segments
+            The segments that the run makes, in this order.
 
         Returns
         -------
         list of int
-            For every clip the first segment that is still to be made.
+            For every clip how many of them are restored.
 
         Raises
         ------
@@ -52,8 +52,8 @@ class Resume(Protocol):
 class NoResume:
     """A run that saves nothing."""
 
-    def restore(self, clips: list[Tensor], segments: list[Segment], start: int) -> list[int]:
-        return [start] * len(clips)
+    def restore(self, clips: list[Tensor], segments: list[Segment]) -> list[int]:
+        return [0] * len(clips)
 
     def save(self, clip: int, segment: Segment, latents: Tensor) -> None:
         pass
@@ -77,24 +77,24 @@ class ResumeFromDisk:
     saved: SavedSegments
     clean_up: Callable[[SavedSegments], None]
 
-    def restore(self, clips: list[Tensor], segments: list[Segment], start: int) -> list[int]:
-        firsts = [self._restore_clip(clip, latents, segments, start) for clip, latents in enumerate(clips)]
+    def restore(self, clips: list[Tensor], segments: list[Segment]) -> list[int]:
+        counts = [self._restore_clip(clip, latents, segments) for clip, latents in enumerate(clips)]
         missing = [
             noisy_frames(latents, segment).nbytes
-            for latents, first in zip(clips, firsts, strict=True)
-            for segment in segments[first:]
+            for latents, count in zip(clips, counts, strict=True)
+            for segment in segments[count:]
         ]
         self.saved.prepare(sum(missing))
-        self.saved.log_restored(len(clips) * (len(segments) - start), len(missing))
+        self.saved.log_restored(len(clips) * len(segments), len(missing))
         self.saved.log_others()
-        return firsts
+        return counts
 
-    def _restore_clip(self, clip: int, latents: Tensor, segments: list[Segment], start: int) -> int:
-        for segment in segments[start:]:
+    def _restore_clip(self, clip: int, latents: Tensor, segments: list[Segment]) -> int:
+        for number, segment in enumerate(segments):
             place = noisy_frames(latents, segment)
             frames = self.saved.load(clip, segment.index, place.shape)
             if frames is None:
-                return segment.index
+                return number
             place.copy_(frames)
         return len(segments)
 

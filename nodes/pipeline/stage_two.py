@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from ...swifti2v_core.attention.read_only import ReadOnlyContext
-from ...swifti2v_core.geometry import pixel_size, tokens_per_latent_frame
+from ...swifti2v_core.geometry import pixel_frame_count, pixel_size, tokens_per_latent_frame
 from ...swifti2v_core.reference.keyframes import append_frames, append_zero_noise
 from ...swifti2v_core.resume.saved_segments import SavedSegments
 from ...swifti2v_core.seeds import clip_seed
-from ...swifti2v_core.stage_two.drift_control import match_statistics, measure_offset
+from ...swifti2v_core.stage_two.drift_control import Offset, match_statistics, measure_offset
+from ...swifti2v_core.stage_two.retake import plan_retake
 from ...swifti2v_core.stage_two.segment_loop import (
     keep_masked,
     noisy_frames,
@@ -102,6 +103,16 @@ class WindowSettings:
             self.positions(segment)
         return segments
 
+    def plan_retake(self, segments: list[Segment], chosen: Sequence[int]) -> list[Segment]:
+        """Return the chosen segments of a plan with frames after them in their windows.
+
+        Raises ValueError if the settings do not fit such windows.
+        """
+        retaken = plan_retake(segments, chosen, self.neighbors)
+        for segment in retaken:
+            self.positions(segment)
+        return retaken
+
     def positions(self, segment: Segment) -> tuple[int, ...]:
         """Return the time positions of a segment's window."""
         return POSITIONS[self.time_positions](segment)
@@ -129,6 +140,8 @@ class Clip:
         ``[1, 48, T, h, w]``, what Stage II begins with.
     mask
         Noise mask ``[1, 1 or 48, T, h, w]``, 0 where the reference stays, or None.
+    finished
+        ``[1, 48, T, h, w]``, the finished clip whose segments are made again, or None.
     """
 
     place: int
@@ -137,6 +150,7 @@ class Clip:
     noise: torch.Tensor
     reference: torch.Tensor
     mask: torch.Tensor | None = None
+    finished: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +168,9 @@ class WindowDenoiser:
     progress
         The bar and preview of the whole run.
     before
-        Steps of the run before this clip's segment 0; negative where the run starts later.
+        Steps of the run before this clip.
+    segments
+        The segments that the run makes.
     """
 
     sampling: Sampling
@@ -163,6 +179,7 @@ class WindowDenoiser:
     clip: Clip
     progress: SamplingProgress
     before: int
+    segments: list[Segment]
 
     def denoise(self, segment: Segment, window: torch.Tensor) -> torch.Tensor:
         """Return a window ``[1, 48, W, h, w]`` with its noisy frames made."""
@@ -191,7 +208,7 @@ class WindowDenoiser:
 
     def steps_before(self, segment: Segment) -> int:
         """Return the steps of the run that end before a segment begins."""
-        return self.before + self.sampling.steps * segment.index
+        return self.before + self.sampling.steps * self.segments.index(segment)
 
 
 def redraw(
@@ -205,6 +222,7 @@ def redraw(
     keyframes: torch.Tensor | None = None,
     start: int = 0,
     end: int | None = None,
+    finished: torch.Tensor | None = None,
     resume_name: str = "",
     clean_up: Callable[[SavedSegments], None] = SavedSegments.keep,
 ) -> torch.Tensor:
@@ -216,9 +234,9 @@ def redraw(
         The LATENT of the reference.
     latents
         Working latents ``[B, 48, T, h, w]``, float32, changed in place: the reference, and finished
-        frames before ``start``.
+        frames before ``start``, or around the segments of a retake.
     segments
-        The plan of T latent frames and of the keyframes.
+        The plan of T latent frames and of the keyframes, or the part of it that a retake makes again.
     sampling, settings
         See there.
     mask
@@ -226,7 +244,9 @@ def redraw(
     keyframes
         Clean latent frames ``[1, 48, K, h, w]`` that the plan numbers after the clip, or None.
     start, end
-        The part of the plan to make.
+        The part of the segments to make.
+    finished
+        The finished clips of a retake ``[B, 48, T, h, w]``, or None.
     resume_name, clean_up
         See `resume.open_resume`.
 
@@ -242,59 +262,63 @@ def redraw(
     RuntimeError
         If memory runs out, see `explain_out_of_memory`.
     """
-    begin, made = time.monotonic(), segments[:end]
+    begin, made = time.monotonic(), segments[start:end]
+    if finished is not None:
+        _log_retake(made)
     need = _window_need(latents, segments, sampling.guider, settings)
     with explain_out_of_memory(need, sampling.guider.model_patcher.load_device):
-        clips = list(_read_clips(z_ref, latents, sampling.noise, mask))
+        clips = list(_read_clips(z_ref, latents, sampling.noise, mask, finished))
         determining = _determining(clips, segments, start, sampling, settings, keyframes)
         resume = open_resume(resume_name, clean_up, sampling.guider, determining)
-        firsts = resume.restore([clip.latents for clip in clips], made, start)
+        counts = resume.restore([clip.latents for clip in clips], made)
         guider = window_guider(sampling.guider)
-        steps = sampling.steps * (len(made) - start)
+        steps = sampling.steps * len(made)
         with SamplingProgress(guider.model_patcher, steps * len(clips)) as progress:
             # One clip after the other: a window takes the memory of one, and samplers that draw noise of
             # their own draw for every clip what they would draw for it alone.
-            for clip, first in zip(clips, firsts, strict=True):
-                before = steps * clip.place - sampling.steps * start
-                denoiser = WindowDenoiser(sampling, settings, guider, clip, progress, before)
-                if first > start:
-                    progress.finish(before + sampling.steps * first)
-                _redraw_clip(denoiser, made, first, keyframes, resume)
-        if len(made) == len(segments):
+            for clip, restored in zip(clips, counts, strict=True):
+                before = steps * clip.place
+                denoiser = WindowDenoiser(sampling, settings, guider, clip, progress, before, made)
+                if restored:
+                    progress.finish(before + sampling.steps * restored)
+                _redraw_clip(denoiser, restored, keyframes, resume)
+        if end in (None, len(segments)):
             resume.finish()
-        finished = torch.cat([clip.latents for clip in clips])
-        _log(finished, made[start:], sampling.steps, settings, time.monotonic() - begin)
-        return to_storage(finished)
+        result = torch.cat([clip.latents for clip in clips])
+        _log(result, made, sampling.steps, settings, time.monotonic() - begin)
+        return to_storage(result)
 
 
 def _redraw_clip(
     denoiser: WindowDenoiser,
-    segments: list[Segment],
-    first: int,
+    restored: int,
     keyframes: torch.Tensor | None,
     resume: Resume,
 ) -> None:
-    """Make the segments of one clip from ``first`` on, in place."""
+    """Make the segments of one clip after those that are restored, in place."""
     clip, working = denoiser.clip, denoiser.clip.latents
     if keyframes is not None:
         working = append_frames(clip.latents, keyframes)
         noise = append_zero_noise(clip.noise, keyframes)
         denoiser = replace(denoiser, clip=replace(clip, noise=noise))
-    for segment in run_segments(working, segments, denoiser.denoise, start=first):
+    # The frames that a retake keeps were matched to the first segment that was there.
+    measured = working if clip.finished is None else clip.finished
+    first = slice(1, 1 + denoiser.settings.segment_frames)
+    for segment in run_segments(working, denoiser.segments, denoiser.denoise, start=restored):
         if segment.index:
-            _correct_drift(working, clip, segments[0], segment, denoiser.settings.drift_control)
+            usual = measure_offset(measured[:, :, first], clip.reference[:, :, first])
+            _correct_drift(working, clip, usual, segment, denoiser.settings.drift_control)
         resume.save(clip.place, segment, working)
         denoiser.progress.finish(denoiser.steps_before(segment) + denoiser.sampling.steps)
-        logger.debug("Segment %d of %d is done", segment.index + 1, len(segments))
+        logger.debug("Segment %d is done", segment.index)
     if keyframes is not None:
         clip.latents.copy_(working[:, :, : clip.latents.shape[2]])
 
 
 def _correct_drift(
-    latents: torch.Tensor, clip: Clip, first: Segment, segment: Segment, strength: float
+    latents: torch.Tensor, clip: Clip, usual: Offset, segment: Segment, strength: float
 ) -> None:
     """Bring the frames of a segment back to the first segment's offset from the reference, in place."""
-    usual = measure_offset(noisy_frames(latents, first), noisy_frames(clip.reference, first))
     frames = noisy_frames(latents, segment)
     corrected = match_statistics(frames, noisy_frames(clip.reference, segment), usual, strength)
     if clip.mask is not None:  # where the mask is 0, the frames are the reference
@@ -303,7 +327,11 @@ def _correct_drift(
 
 
 def _read_clips(
-    z_ref: dict[str, Any], latents: torch.Tensor, noise: Any, mask: torch.Tensor | None
+    z_ref: dict[str, Any],
+    latents: torch.Tensor,
+    noise: Any,
+    mask: torch.Tensor | None,
+    finished: torch.Tensor | None,
 ) -> Iterator[Clip]:
     # Noise has the dtype of its latent; half precision would round it.
     drawn = noise.generate_noise({**z_ref, "samples": latents})
@@ -312,9 +340,9 @@ def _read_clips(
     numbers = z_ref.get("batch_index") or range(len(latents))
     for place, number in enumerate(numbers):
         part = slice(place, place + 1)
-        kept = None if mask is None else mask[part]
+        kept, old = (None if whole is None else whole[part] for whole in (mask, finished))
         seed, reference = clip_seed(noise.seed, number), z_ref["samples"][part]
-        yield Clip(place, seed, latents[part], drawn[part], reference, kept)
+        yield Clip(place, seed, latents[part], drawn[part], reference, kept, old)
 
 
 def _determining(
@@ -328,9 +356,10 @@ def _determining(
     """Return all that determines a run's bits beside the GUIDER, by the user's word for it."""
     given = segments[start].noisy[0]
     masks = [clip.mask for clip in clips if clip.mask is not None]
+    retaken = [clip.finished for clip in clips if clip.finished is not None]
     return {
-        "reference": [(clip.latents[:, :, :1], clip.latents[:, :, given:]) for clip in clips],
-        "frames before start_segment": [clip.latents[:, :, 1:given] for clip in clips],
+        "reference": [clip.reference for clip in clips],
+        "frames before start_segment": [] if retaken else [clip.latents[:, :, 1:given] for clip in clips],
         "keyframes": keyframes,
         "noise or seed": [(clip.seed, clip.noise) for clip in clips],
         "sampler": sampling.sampler,
@@ -338,6 +367,7 @@ def _determining(
         "segments": [replace(settings, drift_control=0.0), segments],
         "drift control": settings.drift_control,
         **({"noise mask": masks} if masks else {}),
+        **({"the clip to retake": retaken} if retaken else {}),
     }
 
 
@@ -376,6 +406,15 @@ def _window_need(
 
     what = f"A window of {frames} latent frames at {size[0]}x{size[1]}"
     return MemoryNeed(what, needed(*size, frames), smaller)
+
+
+def _log_retake(segments: list[Segment]) -> None:
+    parts = (
+        f"segment {each.index} (video frames {pixel_frame_count(each.noisy[0])} to "
+        f"{pixel_frame_count(each.noisy[-1] + 1) - 1})"
+        for each in segments
+    )
+    logger.info("Retake: %s", ", ".join(parts))
 
 
 def _log(

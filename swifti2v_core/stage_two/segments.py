@@ -6,8 +6,9 @@ generation; M = 3, N = 1 in the paper).
 
 *Keyframes*, more photos at chosen times, extend the paper: ``[anchor | keyframes | neighbors | noisy]``
 with the nearest keyframes. They are clean frames, appended after the clip in the working latents, and
-share their time with the frame generated there. The order inside a window does not matter to the model,
-which knows times only from the time positions.
+share their time with the frame generated there. A *retake* adds finished frames after the segment
+(`retake.plan_retake`). The order inside a window does not matter to the model, which knows times only from
+the time positions.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Segment:
     window
         Indices of the window's latent frames, in the model's order; keyframes are numbered after the clip.
     clean
-        Number of leading frames of ``window`` that are clean (anchor, keyframes and neighbors).
+        Number of leading frames of ``window`` that are clean (anchor, keyframes, neighbors and, in a
+        retake, finished frames after the segment).
     times
         Time of every frame of ``window``, as a latent frame of the clip.
     """
@@ -147,8 +149,8 @@ def clamped_positions(
     """Return time positions moved into the range the model was trained on.
 
     All frames but the anchor, which stays at 0, move back by the same amount, so that the last frame of
-    the window is at the last trained position. Windows inside the range do not move. A keyframe far ahead
-    keeps its distance and may exceed the range; one far back is clamped to 1.
+    the window is at the last trained position. Windows inside the range do not move. A clean frame far
+    ahead keeps its distance and may exceed the range; one far back is clamped to 1.
 
     Raises
     ------
@@ -156,16 +158,21 @@ def clamped_positions(
         If the window is longer than the trained range.
     """
     if len(segment.window) > trained_latent_frames:
+        # Keyframes, and in a retake the frames after the segment, take room from the others.
+        others = sum(
+            frame != time or time > segment.noisy[-1]
+            for frame, time in zip(segment.window, segment.times, strict=True)
+        )
         raise ValueError(
             f"The window has {len(segment.window)} latent frames, but clamped time positions fit "
             f"at most {trained_latent_frames}; choose segment_frames + neighbors of at most "
-            f"{trained_latent_frames - 1} or true time positions."
+            f"{trained_latent_frames - 1 - others} or true time positions."
         )
     last = trained_latent_frames - 1
-    first = next(
+    first = min(
         time for frame, time in zip(segment.window, segment.times, strict=True) if frame == time > 0
     )
-    # A keyframe ahead asks for a larger shift than the segment itself; the neighbors must stay above 0.
+    # A clean frame ahead asks for a larger shift than the segment itself; the neighbors must stay above 0.
     needed, wanted = max(0, segment.times[-1] - last), max(0, max(segment.times) - last)
     moved = max(needed, min(wanted, first - 1))
     return (0, *(max(time - moved, 1) for time in segment.times[1:]))

@@ -9,7 +9,7 @@ a period of four pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import NamedTuple
@@ -350,7 +350,9 @@ def segment_starts(frames: int, segment_frames: int = 3) -> list[int]:
     return [(segment.noisy[0] - 1) * FRAMES_PER_LATENT + 1 for segment in later]
 
 
-def seam_energy(statistics: ClipStatistics, segment_frames: int = 3) -> float:
+def seam_energy(
+    statistics: ClipStatistics, segment_frames: int = 3, starts: Sequence[int] | None = None
+) -> float:
     """Return how much more a clip changes where segments meet than elsewhere.
 
     Every boundary is compared with equally many frames before and after it, half a segment each or up to
@@ -363,6 +365,8 @@ def seam_energy(statistics: ClipStatistics, segment_frames: int = 3) -> float:
         The clip's.
     segment_frames
         M, latent frames per segment, see `segments.plan_segments`.
+    starts
+        The boundaries to measure, by the first frame after each; None measures all, see `segment_starts`.
 
     Returns
     -------
@@ -372,7 +376,7 @@ def seam_energy(statistics: ClipStatistics, segment_frames: int = 3) -> float:
     """
     energy, count = statistics.change_energy, len(statistics.change_energy)
     at_seams, elsewhere = [], []
-    for start in segment_starts(count, segment_frames):
+    for start in segment_starts(count, segment_frames) if starts is None else starts:
         reach = min(FRAMES_PER_LATENT * segment_frames // 2, start - 2, count - 1 - start)
         if reach > 0:
             at_seams.append(energy[start])

@@ -110,6 +110,37 @@ SEGMENT_PLANS = [
     ),
 ]
 
+RETAKES = [
+    *(
+        case(node, f'retake is "{text}"', rule, f'"{nearest}"', retake=text, latent=lambda kit: kit.latent)
+        for node in SEGMENTS
+        for text, rule, nearest in (
+            ("5, 0", "the clip has 2 segments, numbered from 0 to 1", "0, 1"),
+            ("first", "must be numbers of segments separated by commas, from 0 to 1", "1"),
+        )
+    ),
+    *cases(SEGMENTS, 'retake is "1"', "no latent holds the finished clip", "or leave", retake="1"),
+    *cases(
+        SEGMENTS,
+        "latent has shape (1, 48, 4, 8, 12)",
+        "must be the same clip",
+        retake="1",
+        latent=samples(1, 48, 4, 8, 12),
+    ),
+    *(
+        case(
+            "SwiftI2V_SegmentSamplerAdvanced",
+            f'retake is "1", but start_segment {start} and end_segment {end} choose segments, too',
+            "set both to 0",
+            retake="1",
+            latent=lambda kit: kit.latent,
+            start_segment=start,
+            end_segment=end,
+        )
+        for start, end in ((1, 0), (0, 1))
+    ),
+]
+
 SOCKETS = [
     case(
         "SwiftI2V_SegmentSamplerAdvanced",
@@ -120,7 +151,7 @@ SOCKETS = [
 ]
 
 
-@pytest.mark.parametrize(("node_id", "bad", "words"), SCHEDULES + SEGMENT_PLANS + SOCKETS)
+@pytest.mark.parametrize(("node_id", "bad", "words"), SCHEDULES + SEGMENT_PLANS + RETAKES + SOCKETS)
 def test_samplings_that_cannot_run_are_refused(refused, node_id, bad, words):
     sentence = refused(node_id, **bad)
     assert all(word in sentence for word in words), sentence

@@ -104,6 +104,15 @@ def test_entries_carry_their_range_and_inputs_stay(ranged, prompts):
     assert [options.get(KEY) for _, options in several] == [None, (5, 9), (5, 9)]
 
 
+def test_a_retake_runs_with_the_prompts_of_its_segment(ranged, sample, prompts):
+    positive = ranged(prompts[1], 20, before=ranged(prompts[0], 0, 20))
+    clip = sample(positive)
+    options = {"latent": {"samples": clip}, "retake": "2"}  # the last one: nothing comes after it
+    assert torch.equal(sample(positive, **options), clip)
+    assert torch.equal(sample(prompts[1], **options), clip)
+    assert not torch.equal(sample(prompts[0], **options), clip)
+
+
 @pytest.mark.parametrize("context", ["bidirectional", "read-only"])
 def test_two_prompts_are_the_segments_of_each(ranged, sample, advanced, prompts, context):
     positive = ranged(prompts[1], 15, before=ranged(prompts[0], 0, 15))

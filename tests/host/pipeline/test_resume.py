@@ -344,6 +344,22 @@ def test_a_full_disk_does_not_stop_the_run(sample, said, monkeypatch, folder):
     assert torch.equal(sample(checkpoint="walk"), expected)
 
 
+def test_a_retake_is_saved_separately_and_resumes(sample, cancelled, said, folder):
+    clip = sample(checkpoint="walk")
+    options = {"latent": {"samples": clip}, "retake": "0, 2", "seed": 4}
+    expected = sample(**options)
+    cancelled(5, sample, **options, checkpoint="walk")
+    said()
+    assert torch.equal(sample(**options, checkpoint="walk"), expected)
+    assert any("1 of 2 segments restored" in line for line in said())
+    assert files(folder) == [f"clip-0000-segment-0000{n}.safetensors" for n in (0, 0, 1, 2, 2)]
+    options["latent"] = {"samples": clip + 0.01}  # another clip is another retake
+    assert torch.equal(sample(**options, checkpoint="walk"), sample(**options))
+    assert any("differs in reference" not in line and "the clip to retake" in line for line in said())
+    assert torch.equal(sample(checkpoint="walk"), clip)
+    assert any("3 of 3 segments restored" in line for line in said())
+
+
 @pytest.mark.parametrize(
     ("inputs", "sentence"),
     [
