@@ -12,7 +12,12 @@ import torch
 from ...swifti2v_core.geometry import latent_frame_count
 from ...swifti2v_core.seeds import clip_seed
 from ...swifti2v_core.stage_one.chunks import Chunk, append_chunk, continue_from
-from ...swifti2v_core.stage_one.photo_start import keep_clean, photo_first, photo_then_gray
+from ...swifti2v_core.stage_one.photo_start import (
+    amplify_motion,
+    keep_clean,
+    photo_first,
+    photo_then_gray,
+)
 from ...swifti2v_core.stage_one.two_sizes import ExpertSteps, shrink
 from ...swifti2v_core.stage_two.segment_loop import clean_mask
 from ..comfyui.conditioning import extend_conditioning
@@ -48,22 +53,20 @@ def _encode_ti2v(vae: Any, photo: torch.Tensor, frames: int) -> torch.Tensor:
     return photo_first(encode_frames(vae, photo), latent_frame_count(frames))
 
 
-def _start_a14b(reference: torch.Tensor, clean: int) -> Start:
+def start_a14b(reference: torch.Tensor, clean: int, *, motion_strength: float) -> Start:
     """Known frames as concatenated latent and mask (Wan2.2-I2V-A14B)."""
     mask = clean_mask(reference.shape[2], clean, *reference.shape[3:])
-    return Start(torch.zeros_like(reference), None, {"concat_latent_image": reference, "concat_mask": mask})
+    image = amplify_motion(reference, clean, motion_strength)
+    return Start(torch.zeros_like(reference), None, {"concat_latent_image": image, "concat_mask": mask})
 
 
-def _start_ti2v(reference: torch.Tensor, clean: int) -> Start:
+def start_ti2v(reference: torch.Tensor, clean: int) -> Start:
     """Known frames as clean latent frames (Wan2.2-TI2V)."""
     return Start(reference, clean_mask(reference.shape[2], clean, *reference.shape[3:]), {})
 
 
 ENCODINGS = {16: _encode_a14b, 48: _encode_ti2v}
 """Encoders of the photo to a latent ``[1, C, T, h, w]`` that begins with it, by latent channels."""
-
-STARTS = {16: _start_a14b, 48: _start_ti2v}
-"""Makers of a start from such a latent and its number of known first frames, by latent channels."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class MotionSampling:
     sampler
         SAMPLER of every part.
     start
-        One of `STARTS`.
+        Makes the start of a latent of `ENCODINGS` and its number of known first frames.
     chunks
         Those of every clip, see `chunks.plan_chunks`.
     """

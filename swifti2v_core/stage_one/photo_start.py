@@ -29,6 +29,29 @@ def photo_first(photo_latent: Tensor, latent_frames: int) -> Tensor:
     return latent
 
 
+def amplify_motion(reference: Tensor, known: int, strength: float) -> Tensor:
+    """Return a concatenated condition whose gray frames differ more from the last known frame.
+
+    Few-step models move little, and the condition tells them how much: a gray frame says that everything
+    may change. Its difference from the photo is amplified around its mean over the picture, which keeps
+    the mean color of every frame and with it the brightness of the clip. A mean per channel commutes with
+    the scaling per channel that models put before their latents.
+
+    Parameters
+    ----------
+    reference
+        ``[1, C, T, h, w]``: known frames, then gray ones.
+    known
+        Number of known frames, at least 1; they stay as they are.
+    strength
+        Factor of the difference; 1 changes no bit.
+    """
+    gray = reference[:, :, known:]
+    difference = gray - reference[:, :, known - 1 : known]
+    deviation = difference - difference.mean(dim=(-2, -1), keepdim=True)
+    return torch.cat((reference[:, :, :known], gray + (strength - 1) * deviation), dim=2)
+
+
 def keep_clean(result: Tensor, clean: Tensor, mask: Tensor | None) -> Tensor:
     """Return ``result`` with the clean frames (``mask`` 0) taken from ``clean``."""
     return result if mask is None else torch.where(mask.to(result.device) > 0, result, clean)
