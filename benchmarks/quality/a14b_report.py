@@ -23,10 +23,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "motion_strength 1.15": {"motion_strength": 1.15},
     "motion_strength 1.3": {"motion_strength": 1.3},
     "motion_strength 1.5": {"motion_strength": 1.5},
+    "loop": {"loop": True},
 }
 """Inputs of the motion sampler."""
 
-COLUMNS = {"motion": 3, "PSNR of frame 0": 2}
+COLUMNS = {"motion": 3, "PSNR of frame 0": 2, "last to first": 2}
 """Decimals by column."""
 
 
@@ -69,7 +70,8 @@ def main() -> None:
                 first = clip[0] if first is None else first
                 row = {"frames": len(clip), "clip": path.stem, "variant": variant}
                 motion = float(clip.diff(dim=0).abs().mean()) * 255
-                rows.append({**row, "motion": motion, "PSNR of frame 0": fidelity(clip[0], first).psnr})
+                row |= {"motion": motion, "PSNR of frame 0": fidelity(clip[0], first).psnr}
+                rows.append({**row, "last to first": float((clip[-1] - clip[0]).abs().mean()) * 255})
     print(f"ComfyUI {comfyui_version(options.comfyui)}, torch {torch.__version__}, random weights\n")
     print(quality_table(rows, COLUMNS))
 
