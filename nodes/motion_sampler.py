@@ -167,7 +167,16 @@ class MotionSampler(io.ComfyNode):
             category=CATEGORY,
             description="Turns the photo into a small motion clip with Wan2.2-I2V-A14B (two experts) "
             "or Wan2.2-TI2V-5B. Any other image-to-video node can take its place.",
-            search_aliases=["image to video", "wan2.2 i2v", "moe sampler", "swifti2v"],
+            search_aliases=[
+                "image to video",
+                "photo to video",
+                "animate",
+                "long video",
+                "loop",
+                "wan2.2 i2v",
+                "moe sampler",
+                "swifti2v",
+            ],
             inputs=[
                 io.Model.Input(
                     "model_high_noise",

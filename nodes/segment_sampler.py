@@ -9,7 +9,6 @@ import torch
 from comfy_api.latest import io
 
 from ..swifti2v_core.resume.saved_segments import check_name
-from ..swifti2v_core.sigmas import check_denoise
 from ..swifti2v_core.stage_two.reference_strength import MAX_STRENGTH
 from ..swifti2v_core.stage_two.segment_loop import keep_finished
 from . import shared_inputs
@@ -35,6 +34,9 @@ from .pipeline.stage_two import CONTEXTS, POSITIONS, Sampling, WindowSettings, r
 from .shared_inputs import CATEGORY, CHECKPOINT_FILES, KEEP
 
 logger = logging.getLogger("SwiftI2V")
+
+DENOISE = {"concat": 1.0, "plain": 0.5}
+"""What denoise 0 means, by kind of weights; plain ones know the motion only through the noised z_ref."""
 
 
 def _window_inputs() -> list[io.Input]:
@@ -163,7 +165,7 @@ class SegmentSampler(io.ComfyNode):
             description="Redraws the reference at full size a few frames at a time, always looking at "
             "the photo and at the frames just finished. Memory does not grow with the length of the "
             "video.",
-            search_aliases=["csg", "stage ii", "2k video", "swifti2v"],
+            search_aliases=["csg", "upscale video", "long video", "stage ii", "2k video", "swifti2v"],
             inputs=[
                 io.Model.Input(
                     "model",
@@ -179,13 +181,13 @@ class SegmentSampler(io.ComfyNode):
                 shared_inputs.sampler_name(sampler_names()),
                 io.Float.Input(
                     "denoise",
-                    default=1.0,
+                    default=0.0,
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How much is redrawn. Default 1, right for concat weights, which see the "
-                    "reference all the time. Plain weights know the motion only through it: 0.4 to "
-                    "0.6 keeps the motion and adds detail. Above 0, at most 1.",
+                    tooltip="How much is redrawn. Default 0: by the weights, 1 for concat and 0.5 for "
+                    "plain ones. Concat weights see the reference all the time. Plain weights know the "
+                    "motion only through it: 0.4 to 0.6 keeps the motion and adds detail. At most 1.",
                 ),
                 *_window_inputs(),
                 shared_inputs.timesteps(),
@@ -222,8 +224,7 @@ class SegmentSampler(io.ComfyNode):
         checkpoint_files: str = KEEP,
     ) -> io.NodeOutput:
         kind = read_stage_two_kind(model)
-        check_denoise(denoise)
-        sigmas = schedule(model, steps, timesteps, denoise)
+        sigmas = schedule(model, steps, timesteps, denoise or DENOISE[kind])
         guider = cfg_guider(model, *read_prompts(model, positive, negative), cfg)
         if kind == "plain" and denoise == 1:
             logger.warning(
