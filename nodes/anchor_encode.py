@@ -62,7 +62,7 @@ class AnchorEncode(io.ComfyNode):
             category=CATEGORY,
             description="Enlarges a motion clip of any origin to the final size, puts the photo in as "
             "frame 0 and encodes the result: the reference that Stage II follows.",
-            search_aliases=["z_ref", "hybrid reference", "swifti2v"],
+            search_aliases=["z_ref", "hybrid reference", "upscale video", "swifti2v"],
             inputs=[
                 io.Image.Input(
                     "image",

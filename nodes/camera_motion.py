@@ -40,7 +40,14 @@ class CameraMotion(io.ComfyNode):
             category=CATEGORY,
             description="Moves a camera over the photo: a Stage I that needs no model and invents "
             "nothing. Amounts are relative to the frame, so any size shows the same move.",
-            search_aliases=["ken burns", "pan zoom", "camera move", "swifti2v"],
+            search_aliases=[
+                "photo to video",
+                "animate",
+                "ken burns",
+                "pan zoom",
+                "camera move",
+                "swifti2v",
+            ],
             inputs=[
                 io.Image.Input(
                     "image", tooltip=f"{shared_inputs.PHOTOS} The larger it is, the sharper a zoom stays."

@@ -234,8 +234,8 @@ class LoadStageII(io.ComfyNode):
                 ),
                 io.String.Output(
                     display_name="kind",
-                    tooltip='"concat": the weights take the reference as input channels, use denoise '
-                    '1. "plain": they do not, use a denoise of about 0.4 to 0.6.',
+                    tooltip='"concat": the weights take the reference as input channels, for which '
+                    'denoise 0 means 1. "plain": they do not, and it means 0.5; 0.4 to 0.6 is useful.',
                 ),
             ],
         )

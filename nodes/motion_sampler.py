@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 
-from ..swifti2v_core.geometry import check_size, latent_frame_count, pixel_frame_count
+from ..swifti2v_core.geometry import FRAMES_PER_LATENT, check_size, latent_frame_count, pixel_frame_count
 from ..swifti2v_core.images import Fit, fit_frames
 from ..swifti2v_core.sigmas import EXPERT_BOUNDARY, check_timesteps, parse_timesteps
-from ..swifti2v_core.stage_one.chunks import plan_chunks
+from ..swifti2v_core.stage_one.chunks import last_frames, plan_chunks
 from ..swifti2v_core.stage_one.two_sizes import (
     SizeSteps,
     check_reshift_steps,
@@ -39,7 +39,14 @@ from .pipeline.memory_advice import (
     fewer_frames,
     smaller_sizes,
 )
-from .pipeline.stage_one import ENCODINGS, STARTS, MotionSampling
+from .pipeline.stage_one import (
+    MotionSampling,
+    Start,
+    encode_a14b,
+    encode_ti2v,
+    start_a14b,
+    start_ti2v,
+)
 from .shared_inputs import CATEGORY
 
 SIZE_MULTIPLES = {16: 16, 48: 32}
@@ -108,7 +115,44 @@ def _chunk_inputs() -> list[Any]:
             optional=True,
             advanced=True,
             tooltip="How many frames a chunk shares with the one before. Default 8. More of them carry the "
-            "motion on better and take longer. Must be a multiple of 4. Ignored while chunk_frames is 0.",
+            "motion on better and take longer. Must be a multiple of 4. Also sets how many frames a clip "
+            "continues from (3 less). Ignored while chunk_frames is 0 and continue_from unconnected.",
+        ),
+    ]
+
+
+def _motion_strength_input() -> io.Float.Input:
+    return io.Float.Input(
+        "motion_strength",
+        default=1.0,
+        min=1.0,
+        max=2.0,
+        step=0.05,
+        round=0.01,
+        optional=True,
+        advanced=True,
+        tooltip="Wan2.2-I2V-A14B: more motion from few steps, by a stronger difference between the "
+        "photo and the gray frames that the model is given after it. Default 1 (off). Try 1.15; much more "
+        "changes colors and detail. From 1 to 2; costs no time. TI2V-5B takes 1 only.",
+    )
+
+
+def _joining_inputs() -> list[Any]:
+    return [
+        io.Image.Input(
+            "continue_from",
+            optional=True,
+            tooltip="A clip to continue: the new one starts from its last frames (overlap_frames - 3 of "
+            "them), and the output is what comes after them, to join with Batch Images. The photo is then "
+            "used for loop only. Unconnected: the clip starts from the photo.",
+        ),
+        io.Boolean.Input(
+            "loop",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip="The clip ends at the photo, so that it can be played in a circle. Default off. "
+            "Wan2.2-I2V-A14B only, and not in chunks.",
         ),
     ]
 
@@ -126,6 +170,15 @@ def _check_one_size(frames: int, chunk_frames: int, reshift_steps: int) -> None:
         )
 
 
+def _check_last_frame(frames: int, chunk_frames: int, loop: bool) -> None:
+    """Raise ValueError if a clip in chunks asks for a last frame."""
+    if 0 < chunk_frames < frames and loop:
+        raise ValueError(
+            "loop is on, but a clip in chunks is encoded without its last frame; turn it off, or set "
+            "chunk_frames to 0."
+        )
+
+
 def _check_reshift_steps(reshift_steps: int, steps: int, timesteps: str) -> None:
     if reshift_steps:
         check_reshift_steps(reshift_steps, len(parse_timesteps(timesteps)) if timesteps.strip() else steps)
@@ -135,6 +188,7 @@ def _check_reshift_steps(reshift_steps: int, steps: int, timesteps: str) -> None
     (_check_smallest_grid, ("width", "height")),
     (plan_chunks, ("frames", "chunk_frames", "overlap_frames")),
     (_check_one_size, ("frames", "chunk_frames", "reshift_steps")),
+    (_check_last_frame, ("frames", "chunk_frames", "loop")),
     (check_timesteps, ("timesteps",)),
     (check_starts_from_noise, ("timesteps",)),
     (_check_reshift_steps, ("reshift_steps", "steps", "timesteps")),
@@ -150,7 +204,16 @@ class MotionSampler(io.ComfyNode):
             category=CATEGORY,
             description="Turns the photo into a small motion clip with Wan2.2-I2V-A14B (two experts) "
             "or Wan2.2-TI2V-5B. Any other image-to-video node can take its place.",
-            search_aliases=["image to video", "wan2.2 i2v", "moe sampler", "swifti2v"],
+            search_aliases=[
+                "image to video",
+                "photo to video",
+                "animate",
+                "long video",
+                "loop",
+                "wan2.2 i2v",
+                "moe sampler",
+                "swifti2v",
+            ],
             inputs=[
                 io.Model.Input(
                     "model_high_noise",
@@ -191,14 +254,19 @@ class MotionSampler(io.ComfyNode):
                 shared_inputs.timesteps(),
                 *_reshift_inputs(),
                 *_chunk_inputs(),
+                _motion_strength_input(),
+                *_joining_inputs(),
             ],
             outputs=[
                 io.Image.Output(
                     display_name="frames",
-                    tooltip="The motion clip, for SwiftI2V Anchor Encode; clip after clip for a batch.",
+                    tooltip="The motion clip, for SwiftI2V Anchor Encode; clip after clip for a batch. "
+                    "With continue_from, only the frames that come after the given clip.",
                 ),
                 io.Latent.Output(
-                    display_name="latent", tooltip="The same clip as a latent of the Stage I VAE."
+                    display_name="latent",
+                    tooltip="The same clip as a latent of the Stage I VAE. With continue_from, it "
+                    "begins with the known frames.",
                 ),
             ],
         )
@@ -228,6 +296,9 @@ class MotionSampler(io.ComfyNode):
         reshift_match_snr: bool = False,
         chunk_frames: int = 0,
         overlap_frames: int = 8,
+        motion_strength: float = 1.0,
+        continue_from: torch.Tensor | None = None,
+        loop: bool = False,
     ) -> io.NodeOutput:
         models = _experts(model_high_noise, model_low_noise)
         channels = _read_latent_channels(models)
@@ -237,12 +308,15 @@ class MotionSampler(io.ComfyNode):
         check_size(width, height, multiple)
         chunks = plan_chunks(frames, chunk_frames, overlap_frames)
         check_frames_fit_memory(len(image), frames, width, height)
+        start = _read_start(channels, motion_strength, loop)
+        known = _read_known_frames(image, continue_from, frames, overlap_frames)
         prompts = read_prompts(model_high_noise, positive, negative)
         sigmas = schedule(model_high_noise, steps, timesteps)
         sizes = [SizeSteps(width, height, sigmas)]
         if reshift_steps:
             large = large_size(width, height, reshift_scale, multiple)
-            check_framed_fits_memory(image, width / height, fit)
+            for given in (image, known[0]):
+                check_framed_fits_memory(given, width / height, fit)
             first, rest = reshift_size_steps(sigmas, reshift_steps, large, (width, height))
             sizes = [first, match_snr(first, rest) if reshift_match_snr else rest]
 
@@ -250,15 +324,24 @@ class MotionSampler(io.ComfyNode):
         encoded = pixel_frame_count(len(chunks[0].frames))
         expert_steps = plan_expert_steps(sizes, boundary if len(models) == 2 else 0.0)
         sampler = make_sampler(sampler_name)
-        sampling = MotionSampling(models, prompts, cfg, sampler, STARTS[channels], chunks)
+        clean = 1 if continue_from is None else overlap_frames // FRAMES_PER_LATENT
+        sampling = MotionSampling(models, prompts, cfg, sampler, start, chunks, clean)
         need = _memory_need(models[0], channels, sizes, encoded, overlap_frames)
         with explain_out_of_memory(need, models[0].load_device):
             clips = [
-                [ENCODINGS[channels](vae, sized, encoded) for sized in _photos(photo, sizes, fit)]
-                for photo in image.split(1)
+                _encode_clip(
+                    vae,
+                    channels,
+                    _sized(begin, sizes, fit),
+                    _sized(photo, sizes, fit) if loop else [None] * len(sizes),
+                    encoded,
+                )
+                for begin, photo in zip(known, image.split(1), strict=True)
             ]
             latent = sampling.run(expert_steps, clips, seed)
-            return io.NodeOutput(decode_images(vae, latent), {"samples": latent})
+            made = decode_images(vae, latent)
+            new = made if continue_from is None else made[len(known[0]) :]
+            return io.NodeOutput(new, {"samples": latent})
 
 
 def _memory_need(
@@ -304,10 +387,51 @@ def _read_latent_channels(experts: list[Any]) -> int:
     return found[0]
 
 
-def _photos(photo: torch.Tensor, sizes: list[SizeSteps], fit: Fit) -> list[torch.Tensor]:
-    """Return the photo at every size, framed as in the last one, the clip itself."""
+def _read_start(channels: int, motion_strength: float, loop: bool) -> Callable[[torch.Tensor, int], Start]:
+    """Return what makes the starts of a model; raise ValueError if it cannot do what is asked."""
+    if channels == 16:
+        return partial(start_a14b, motion_strength=motion_strength, loop=loop)
+    if motion_strength != 1:
+        raise ValueError(
+            f"motion_strength is {motion_strength:g}, but only Wan2.2-I2V-A14B is given gray frames that "
+            "it can amplify; the nearest valid value for Wan2.2-TI2V-5B is 1."
+        )
+    if loop:
+        raise ValueError(
+            "loop is on, but Wan2.2-TI2V-5B takes the photo as first frame only; turn it off, or load "
+            "Wan2.2-I2V-A14B."
+        )
+    return start_ti2v
+
+
+def _read_known_frames(
+    image: torch.Tensor, continue_from: Any, frames: int, overlap_frames: int
+) -> list[torch.Tensor]:
+    """Return what every clip starts from: its photo, or the last frames of a clip to continue."""
+    if continue_from is None:
+        return list(image.split(1))
+    check_image(continue_from, "continue_from")
+    if len(image) > 1:
+        raise ValueError(
+            f"The photo is a batch of {len(image)} images, but continue_from is one clip; pick one with "
+            "ImageFromBatch."
+        )
+    return [last_frames(continue_from, frames, overlap_frames)]
+
+
+def _sized(frames: torch.Tensor, sizes: list[SizeSteps], fit: Fit) -> list[torch.Tensor]:
+    """Return frames at every size, framed as in the last one, the clip itself."""
     *before, clip = sizes
     return [
-        *(large_photo(photo, size, clip, fit) for size in before),
-        fit_frames(photo, clip.width, clip.height, fit),
+        *(large_photo(frames, size, clip, fit) for size in before),
+        fit_frames(frames, clip.width, clip.height, fit),
     ]
+
+
+def _encode_clip(
+    vae: Any, channels: int, begins: list[torch.Tensor], lasts: list[Any], frames: int
+) -> list[torch.Tensor]:
+    """Return the latents that a clip starts from, one for every size."""
+    if channels == 48:
+        return [encode_ti2v(vae, begin, frames) for begin in begins]
+    return [encode_a14b(vae, begin, frames, last) for begin, last in zip(begins, lasts, strict=True)]

@@ -44,6 +44,9 @@ from .shared_inputs import CATEGORY, CHECKPOINT_FILES, KEEP
 
 logger = logging.getLogger("SwiftI2V")
 
+DENOISE = {"concat": 1.0, "plain": 0.5}
+"""What denoise 0 means, by kind of weights; plain ones know the motion only through the noised z_ref."""
+
 
 def _window_inputs() -> list[io.Input]:
     return [
@@ -187,8 +190,14 @@ def _check_checkpoint(name: str) -> None:
         check_name(name)
 
 
+def _check_denoise(denoise: float) -> None:
+    """Raise ValueError unless ``denoise`` is valid, or 0 for what suits the weights."""
+    if denoise != 0:
+        check_denoise(denoise)
+
+
 @refused_when_queued(
-    (check_denoise, ("denoise",)),
+    (_check_denoise, ("denoise",)),
     (check_timesteps, ("timesteps",)),
     (_check_checkpoint, ("checkpoint",)),
 )
@@ -204,7 +213,7 @@ class SegmentSampler(io.ComfyNode):
             description="Redraws the reference at full size a few frames at a time, always looking at "
             "the photo and at the frames just finished. Memory does not grow with the length of the "
             "video.",
-            search_aliases=["csg", "stage ii", "2k video", "swifti2v"],
+            search_aliases=["csg", "upscale video", "long video", "stage ii", "2k video", "swifti2v"],
             inputs=[
                 io.Model.Input(
                     "model",
@@ -220,13 +229,13 @@ class SegmentSampler(io.ComfyNode):
                 shared_inputs.sampler_name(sampler_names()),
                 io.Float.Input(
                     "denoise",
-                    default=1.0,
+                    default=0.0,
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How much is redrawn. Default 1, right for concat weights, which see the "
-                    "reference all the time. Plain weights know the motion only through it: 0.4 to "
-                    "0.6 keeps the motion and adds detail. Above 0, at most 1.",
+                    tooltip="How much is redrawn. Default 0: by the weights, 1 for concat and 0.5 for "
+                    "plain ones. Concat weights see the reference all the time. Plain weights know the "
+                    "motion only through it: 0.4 to 0.6 keeps the motion and adds detail. At most 1.",
                 ),
                 *_window_inputs(),
                 shared_inputs.timesteps(),
@@ -272,7 +281,7 @@ class SegmentSampler(io.ComfyNode):
         retake: str = "",
     ) -> io.NodeOutput:
         kind = read_stage_two_kind(model)
-        sigmas = schedule(model, steps, timesteps, denoise)
+        sigmas = schedule(model, steps, timesteps, denoise or DENOISE[kind])
         guider = cfg_guider(model, *read_prompts(model, positive, negative), cfg)
         if kind == "plain" and denoise == 1:
             logger.warning(

@@ -12,7 +12,13 @@ import torch
 from ...swifti2v_core.geometry import latent_frame_count
 from ...swifti2v_core.seeds import clip_seed
 from ...swifti2v_core.stage_one.chunks import Chunk, append_chunk, continue_from
-from ...swifti2v_core.stage_one.photo_start import keep_clean, photo_first, photo_then_gray
+from ...swifti2v_core.stage_one.photo_start import (
+    amplify_motion,
+    keep_clean,
+    mask_with_known_end,
+    photo_first,
+    photo_then_gray,
+)
 from ...swifti2v_core.stage_one.two_sizes import ExpertSteps, shrink
 from ...swifti2v_core.stage_two.segment_loop import clean_mask
 from ..comfyui.conditioning import extend_conditioning
@@ -40,30 +46,60 @@ class Start:
     conditions: dict[str, Any]
 
 
-def _encode_a14b(vae: Any, photo: torch.Tensor, frames: int) -> torch.Tensor:
-    return encode_frames(vae, photo_then_gray(photo, frames))
+def encode_a14b(
+    vae: Any, known: torch.Tensor, frames: int, last: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Encode known frames, then gray (Wan2.2-I2V-A14B), to ``[1, 16, T, h, w]``.
+
+    Parameters
+    ----------
+    vae
+        VAE.
+    known
+        ``[n, H, W, 3]``, the photo or frames to continue from.
+    frames
+        Length of the clip, 4n+1.
+    last
+        ``[1, H, W, 3]``, its last frame; None leaves it gray.
+    """
+    clip = photo_then_gray(known, frames)
+    if last is not None:
+        clip[-1:] = last
+    return encode_frames(vae, clip)
 
 
-def _encode_ti2v(vae: Any, photo: torch.Tensor, frames: int) -> torch.Tensor:
-    return photo_first(encode_frames(vae, photo), latent_frame_count(frames))
+def encode_ti2v(vae: Any, known: torch.Tensor, frames: int) -> torch.Tensor:
+    """Encode known frames ``[n, H, W, 3]``, then zeros (Wan2.2-TI2V), to ``[1, 48, T, h, w]``."""
+    return photo_first(encode_frames(vae, known), latent_frame_count(frames))
 
 
-def _start_a14b(reference: torch.Tensor, clean: int) -> Start:
-    """Known frames as concatenated latent and mask (Wan2.2-I2V-A14B)."""
+def start_a14b(reference: torch.Tensor, clean: int, *, motion_strength: float, loop: bool) -> Start:
+    """Known frames as concatenated latent and mask (Wan2.2-I2V-A14B).
+
+    Parameters
+    ----------
+    reference
+        Latent of `encode_a14b`.
+    clean
+        Number of its known first latent frames.
+    motion_strength
+        See `amplify_motion`.
+    loop
+        Whether the last video frame is known, too.
+    """
     mask = clean_mask(reference.shape[2], clean, *reference.shape[3:])
-    return Start(torch.zeros_like(reference), None, {"concat_latent_image": reference, "concat_mask": mask})
+    gray_end = reference.shape[2] - loop
+    image = amplify_motion(reference[:, :, :gray_end], clean, motion_strength)
+    conditions = {
+        "concat_latent_image": torch.cat((image, reference[:, :, gray_end:]), dim=2),
+        "concat_mask": mask_with_known_end(mask) if loop else mask,
+    }
+    return Start(torch.zeros_like(reference), None, conditions)
 
 
-def _start_ti2v(reference: torch.Tensor, clean: int) -> Start:
+def start_ti2v(reference: torch.Tensor, clean: int) -> Start:
     """Known frames as clean latent frames (Wan2.2-TI2V)."""
     return Start(reference, clean_mask(reference.shape[2], clean, *reference.shape[3:]), {})
-
-
-ENCODINGS = {16: _encode_a14b, 48: _encode_ti2v}
-"""Encoders of the photo to a latent ``[1, C, T, h, w]`` that begins with it, by latent channels."""
-
-STARTS = {16: _start_a14b, 48: _start_ti2v}
-"""Makers of a start from such a latent and its number of known first frames, by latent channels."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +117,12 @@ class MotionSampling:
     sampler
         SAMPLER of every part.
     start
-        One of `STARTS`.
+        Makes the start of an encoded latent and its number of known first frames.
     chunks
         Those of every clip, see `chunks.plan_chunks`.
+    known
+        Number of known latent frames that chunk 0 starts with: 1, the photo, or those of a clip that is
+        continued, at most as many as chunks overlap.
     """
 
     models: list[Any]
@@ -92,6 +131,7 @@ class MotionSampling:
     sampler: Any
     start: Callable[[torch.Tensor, int], Start]
     chunks: list[Chunk]
+    known: int
 
     def run(self, parts: list[ExpertSteps], clips: list[list[torch.Tensor]], seed: int) -> torch.Tensor:
         """Sample chunk after chunk, each for every clip, and return the latent of all clips.
@@ -101,7 +141,7 @@ class MotionSampling:
         parts
             In order.
         clips
-            For every clip and every size the latent of one of `ENCODINGS`, as long as a chunk.
+            For every clip and every size the encoded latent that it starts from, as long as a chunk.
         seed
             Chooses the noise of every size; further clips take the next seeds.
         """
@@ -124,8 +164,12 @@ class MotionSampling:
         would shift the colors. Only chunk 0 knows the photo itself: before later chunks it would be a
         cut, which the models were not trained to continue from.
         """
-        clean = chunk.known or 1  # in chunk 0 the photo
+        clean = self._clean(chunk)
         return [self.start(continue_from(reference, made, chunk.known), clean) for reference in references]
+
+    def _clean(self, chunk: Chunk) -> int:
+        """Return the number of latent frames that a chunk starts with."""
+        return chunk.known or self.known
 
     def _sample_chunk(
         self,
@@ -143,7 +187,7 @@ class MotionSampling:
         latents = [starts[0].latent for starts in clips]
         done = chunk.index * len(clips) * sum(len(part.sigmas) - 1 for part in parts)
         for part, (index, starts) in product(parts, enumerate(clips)):
-            callback = progress.callback(done, chunk.known or 1, self._place(chunk))
+            callback = progress.callback(done, self._clean(chunk), self._place(chunk))
             latents[index] = self._sample(
                 part, starts[part.size_index], latents[index], chunk, clip_seed(seed, index), callback
             )

@@ -77,12 +77,47 @@ def _check_chunks(chunk_frames: int, overlap_frames: int) -> None:
             f"chunk_frames is {chunk_frames}, but must be 4n+1 and at least 5, or 0 for the whole clip at "
             f"once; the nearest valid value is {nearest_frame_count(chunk_frames)}."
         )
-    nearest = min(nearest_multiple(overlap_frames, FRAMES_PER_LATENT), chunk_frames - 1)
+    _check_overlap(overlap_frames, chunk_frames, "chunk_frames")
+
+
+def _check_overlap(overlap_frames: int, frames: int, name: str) -> None:
+    nearest = min(nearest_multiple(overlap_frames, FRAMES_PER_LATENT), frames - 1)
     if overlap_frames != nearest:
         raise ValueError(
             f"overlap_frames is {overlap_frames}, but must be a multiple of 4 from 4 to "
-            f"{chunk_frames - 1}, below chunk_frames; the nearest valid value is {nearest}."
+            f"{frames - 1}, below {name}; the nearest valid value is {nearest}."
         )
+
+
+def last_frames(clip: Tensor, frames: int, overlap_frames: int) -> Tensor:
+    """Return the last frames of a given clip, from which a new one continues.
+
+    As many as fill the latent frames of an overlap: ``overlap_frames`` - 3, since latent frame 0 is one
+    video frame. The new clip then starts from one image, as models were trained to.
+
+    Parameters
+    ----------
+    clip
+        ``[F, H, W, C]``.
+    frames
+        Frames of the new clip, the known ones included, 4n+1.
+    overlap_frames
+        4n, at least 4 and less than ``frames``.
+
+    Raises
+    ------
+    ValueError
+        If the overlap is invalid or the clip too short; the message names the nearest valid overlap.
+    """
+    _check_overlap(overlap_frames, frames, "frames")
+    count = overlap_frames - FRAMES_PER_LATENT + 1
+    if len(clip) < count:
+        raise ValueError(
+            f"continue_from has {len(clip)} frames, but with overlap_frames {overlap_frames} a clip "
+            f"continues from the last {count}; the nearest valid overlap_frames is "
+            f"{(len(clip) + FRAMES_PER_LATENT - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT}."
+        )
+    return clip[-count:]
 
 
 def continue_from(reference: Tensor, made: Tensor, known: int) -> Tensor:

@@ -220,9 +220,9 @@ enough.
 4. **Output** writes the video. Drop the file on ComfyUI and this graph comes back.
 
 **Settings of Stage II.** No SwiftI2V weights have been published yet. Plain TI2V-5B stands in: it starts \
-from the reference with noise, and **denoise** 0.5 keeps the motion (0.4 to 0.6). The base weights want \
-about 20 steps and **cfg** 5, as set here. With TI2V-5B-Turbo: 4 steps and **cfg** 1, about ten times \
-faster. With SwiftI2V weights (96 input channels): **denoise** 1.
+from the reference with noise. **denoise** 0 chooses by the weights: 0.5 for these (0.4 to 0.6 keeps \
+the motion), 1 for SwiftI2V weights (96 input channels). The base weights want about 20 steps and **cfg** \
+5, as set here. With TI2V-5B-Turbo: 4 steps and **cfg** 1, about ten times faster.
 
 **Interrupted?** Queue the graph again, unchanged: Stage II resumes after its last finished segment. \
 **checkpoint** saves them in output/swifti2v_checkpoints, and they are deleted when Stage II is done, so \
@@ -275,7 +275,6 @@ def swifti2v_2k_wan22(graph: Graph) -> None:
         seed=1,
         steps=20,
         cfg=5,
-        denoise=0.5,
         checkpoint="SwiftI2V_2K",
         checkpoint_files="delete when done",
     )

@@ -9,10 +9,10 @@ from refusals import SAMPLERS, SEGMENTS, case, cases, samples
 SCHEDULES = [
     case(
         "SwiftI2V_SegmentSampler",
-        "denoise is 0",
-        "above 0 and at most 1",
-        "nearest useful value is 0.05",
-        denoise=0.0,
+        "denoise is -0.1",
+        "from 0 to 1",
+        "nearest valid value is 0",
+        denoise=-0.1,
     ),
     *(
         case(node, f'timesteps is "{text}"', rule, '"1000, 750, 500, 250"', timesteps=text)
@@ -166,6 +166,7 @@ def test_plain_weights_with_denoise_1_give_a_warning(guard, run, kit, caplog):
         run("SwiftI2V_SegmentSampler", **inputs, denoise=1.0)
     assert "the motion reference has no influence; 0.4 to 0.6 keeps the motion." in caplog.text
     caplog.clear()
-    with pytest.raises(AssertionError, match="model work"):
-        run("SwiftI2V_SegmentSampler", **inputs, denoise=0.5)
-    assert not caplog.text
+    for denoise in (0.5, 0.0):
+        with pytest.raises(AssertionError, match="model work"):
+            run("SwiftI2V_SegmentSampler", **inputs, denoise=denoise)
+        assert not caplog.text

@@ -270,3 +270,12 @@ def test_the_loader_leaves_shared_models_alone(pack, stage_two):
     clone = models.with_shift(stage_two, 3.0)
     assert clone.get_model_object("model_sampling").shift == 3.0
     assert stage_two.get_model_object("model_sampling").shift == before == 5.0
+
+
+@pytest.mark.parametrize(("kind", "meant", "other"), [("stage_two", 1.0, 0.5), ("stage_one", 0.5, 1.0)])
+def test_denoise_0_means_what_suits_the_weights(run, request, make_latent, kind, meant, other):
+    def made(denoise):
+        options = {"z_ref": make_latent(3), "steps": 1, "denoise": denoise}
+        return run("SwiftI2V_SegmentSampler", model=request.getfixturevalue(kind), **options)[0]["samples"]
+
+    assert torch.equal(made(0.0), made(meant)) and not torch.equal(made(0.0), made(other))

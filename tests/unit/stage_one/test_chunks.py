@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swifti2v_core.stage_one.chunks import Chunk, append_chunk, continue_from, plan_chunks
+from swifti2v_core.stage_one.chunks import Chunk, append_chunk, continue_from, last_frames, plan_chunks
 
 
 def table(*args):
@@ -88,3 +88,26 @@ def test_equal_frames_stay_as_they_are():
 
 def test_a_chunk_is_a_value():
     assert plan_chunks(17, 9, 4)[1] == Chunk(1, range(2, 5), 1)
+
+
+@pytest.mark.parametrize(
+    ("overlap_frames", "numbers"), [(4, [9]), (8, [5, 6, 7, 8, 9]), (12, [*range(1, 10)])]
+)
+def test_a_clip_continues_from_the_frames_of_whole_latent_frames(overlap_frames, numbers):
+    clip = torch.arange(10.0).reshape(10, 1, 1, 1)
+    assert last_frames(clip, 81, overlap_frames).flatten().tolist() == numbers
+
+
+@pytest.mark.parametrize(
+    ("given", "frames", "overlap_frames", "words"),
+    [
+        (4, 81, 8, ("continue_from has 4 frames", "last 5", "nearest valid overlap_frames is 4.")),
+        (12, 81, 16, ("continue_from has 12 frames", "last 13", "nearest valid overlap_frames is 12.")),
+        (81, 9, 12, ("overlap_frames is 12", "below frames", "nearest valid value is 8.")),
+        (81, 81, 6, ("overlap_frames is 6", "multiple of 4 from 4 to 80", "nearest valid value is 8.")),
+    ],
+)
+def test_what_a_clip_cannot_continue_from(given, frames, overlap_frames, words):
+    with pytest.raises(ValueError) as error:
+        last_frames(torch.zeros(given, 1, 1, 3), frames, overlap_frames)
+    assert all(word in str(error.value) for word in words), error.value
