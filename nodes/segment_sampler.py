@@ -111,7 +111,7 @@ def _reference_strength_input() -> io.Float.Input:
 def _drift_control_input() -> io.Float.Input:
     return io.Float.Input(
         "drift_control",
-        default=0.25,
+        default=1.0,
         min=0.0,
         max=1.0,
         step=0.05,
@@ -120,8 +120,8 @@ def _drift_control_input() -> io.Float.Input:
         advanced=True,
         tooltip="How far later segments are brought back to the brightness, color and contrast that the "
         "first one has beside z_ref, before the next segment builds on them. Differences that moving "
-        "content makes are left alone. Default 0.25; 0.5 and more for long clips that change color; 0: not "
-        "at all. From 0 to 1; costs no time.",
+        "content makes are left alone. Default 1: all of the rest. 0: not at all. From 0 to 1; costs no "
+        "time.",
     )
 
 
@@ -273,7 +273,7 @@ class SegmentSampler(io.ComfyNode):
         negative: Any = None,
         timesteps: str = "",
         reference_strength: float = 1.0,
-        drift_control: float = 0.25,
+        drift_control: float = 1.0,
         keyframes: dict[str, Any] | None = None,
         checkpoint: str = "",
         checkpoint_files: str = KEEP,
@@ -398,7 +398,7 @@ class SegmentSamplerAdvanced(io.ComfyNode):
         start_segment: int = 0,
         end_segment: int = 0,
         reference_strength: float = 1.0,
-        drift_control: float = 0.25,
+        drift_control: float = 1.0,
         keyframes: dict[str, Any] | None = None,
         checkpoint: str = "",
         checkpoint_files: str = KEEP,

@@ -32,7 +32,7 @@ WRONG = [
     (MOTION, {"reshift_steps": 2, "timesteps": "1000, 500"}),
     (SEGMENTS, {"timesteps": "x"}),
     (SEGMENTS, {"timesteps": "500, 1000"}),
-    (SEGMENTS, {"denoise": 0.0}),
+    (SEGMENTS, {"denoise": 1.5}),
     (SEGMENTS, {"denoise": math.nan}),
     (SEGMENTS, {"checkpoint": "a/b"}),
     (ADVANCED, {"checkpoint": "con"}),
