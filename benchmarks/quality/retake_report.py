@@ -99,7 +99,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=6)
     parser.add_argument("--frames", type=int, default=61)
     options = parser.parse_args()
-    photos, figures = [read_photo(path) for path in sorted(options.photos.glob("*.jpg"))], defaultdict(list)
+    photos = [read_photo(path) for path in sorted(options.photos.glob("*.jpg"))]
+    figures: Figures = defaultdict(list)
     with tiny_comfyui.comfyui(options.comfyui, options.models) as pack:
         bench = tiny_comfyui.load(pack, options.models)
         for clip in range(options.clips):
