@@ -30,7 +30,6 @@ from swifti2v_train.evaluation.metrics import measure_clip, seam_energy
 WIDTH = 384
 DENOISE = {"concat": 1.0, "plain": 0.5}
 UNTOUCHED, RETAKE, BLIND, PASTED = "untouched clip", "retake", "no frames after", "from another run"
-
 Clips = dict[int, torch.Tensor]
 Figures = dict[tuple[str, str], list[tuple[float, ...]]]
 
