@@ -30,7 +30,6 @@ from swifti2v_train.evaluation.metrics import measure_clip, seam_energy
 WIDTH = 384
 DENOISE = {"concat": 1.0, "plain": 0.5}
 UNTOUCHED, RETAKE, BLIND, PASTED = "untouched clip", "retake", "no frames after", "from another run"
-
 Clips = dict[int, torch.Tensor]
 Figures = dict[tuple[str, str], list[tuple[float, ...]]]
 
@@ -99,7 +98,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=6)
     parser.add_argument("--frames", type=int, default=61)
     options = parser.parse_args()
-    photos, figures = [read_photo(path) for path in sorted(options.photos.glob("*.jpg"))], defaultdict(list)
+    photos = [read_photo(path) for path in sorted(options.photos.glob("*.jpg"))]
+    figures: Figures = defaultdict(list)
     with tiny_comfyui.comfyui(options.comfyui, options.models) as pack:
         bench = tiny_comfyui.load(pack, options.models)
         for clip in range(options.clips):

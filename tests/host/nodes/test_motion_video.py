@@ -116,9 +116,9 @@ def test_few_frames_are_in_memory_at_a_time(run, tmp_path, streaming_vae, photo,
         asked.append(len(found))
         return found
 
-    def spy_front(self, x):
+    def spy_front(self, x, *args):
         order.append("encode")
-        return front(self, x)
+        return front(self, x, *args)
 
     monkeypatch.setattr(VideoFrames, "__getitem__", spy_get)
     monkeypatch.setattr(StripEncoder, "_front", spy_front)

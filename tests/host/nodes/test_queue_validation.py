@@ -63,7 +63,7 @@ def test_no_other_input_of_a_workflow_is_a_path(pack):
         for each in node.GET_SCHEMA().inputs
         if each.io_type == "STRING"
     }
-    parsed = ("timesteps", "keyframe_times")
+    parsed = ("timesteps", "keyframe_times", "retake")
     assert {each for each in texts if each[1] not in parsed} == {
         ("SwiftI2V_DecodeToVideo", "filename_prefix"),
         ("SwiftI2V_SegmentSampler", "checkpoint"),
