@@ -26,6 +26,7 @@ BASE = Path(tempfile.mkdtemp(prefix="swifti2v-tests-"))
 
 def pytest_addoption(parser):
     parser.addoption("--freeze", action="store_true", help="write the digests of this machine's results")
+    parser.addoption("--write-locales", action="store_true", help="write the English texts of the nodes")
     parser.addoption("--freeze-portable", action="store_true", help="write the values of results")
 
 
