@@ -43,7 +43,7 @@ def decoded(run, vae, latent):
 
 @pytest.mark.parametrize(
     ("variant", "options"),
-    [("bidirectional", {"drift_control": 0.0}), ("drift control 0.25", {}), ("z_ref, decoded", None)],
+    [("bidirectional", {"drift_control": 0.0}), ("drift control 1", {}), ("z_ref, decoded", None)],
 )
 def test_figures_are_those_of_the_metrics(
     pack, bench, task, run, stage_two, vae, by_hand, variant, options

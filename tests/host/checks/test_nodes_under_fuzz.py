@@ -48,6 +48,7 @@ def bench(pack, stage_one, stage_two, vae, streaming_vae):
         ("SwiftI2V_AnchorEncode", "motion"): torch.rand(5, 16, 24, 3, generator=generator),
         ("SwiftI2V_MotionSampler", "model_high_noise"): stage_one,
         ("SwiftI2V_MotionSampler", "model_low_noise"): stage_one,
+        ("SwiftI2V_MotionSampler", "overlap_frames"): 4,
         ("SwiftI2V_SegmentSampler", "keyframes"): keyframes,
         ("SwiftI2V_SegmentSamplerAdvanced", "keyframes"): keyframes,
     }

@@ -13,6 +13,7 @@ SOCKETS = {
         "image": "IMAGE",
         "positive": "CONDITIONING",
         "negative": "CONDITIONING",
+        "continue_from": "IMAGE",
     },
     "SwiftI2V_CameraMotion": {"image": "IMAGE"},
     "SwiftI2V_AnchorEncode": {"image": "IMAGE", "motion": "IMAGE", "vae": "VAE", "keyframes": "IMAGE"},
@@ -23,6 +24,7 @@ SOCKETS = {
         "positive": "CONDITIONING",
         "negative": "CONDITIONING",
         "keyframes": "LATENT",
+        "latent": "LATENT",
     },
     "SwiftI2V_SegmentSamplerAdvanced": {
         "noise": "NOISE",
