@@ -56,8 +56,8 @@ BANNED_IMPORTS = {
 def test_the_archive_holds_what_users_need_and_nothing_else():
     top = {path.relative_to(ROOT).parts[0] for path in FILES}
     assert top <= {
-        "__init__.py", "nodes", "swifti2v_core", "workflows", "web", "requirements.txt", "pyproject.toml",
-        "README.md", "LICENSE", "CHANGELOG.md",
+        "__init__.py", "nodes", "swifti2v_core", "workflows", "web", "locales", "requirements.txt",
+        "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md",
     }  # fmt: skip
     assert {"__init__.py", "nodes", "swifti2v_core", "workflows", "web", "pyproject.toml", "LICENSE"} <= top
     assert sum(path.stat().st_size for path in FILES) < 2_000_000
