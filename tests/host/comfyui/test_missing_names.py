@@ -74,7 +74,8 @@ NEEDED = {file: names_needed(ROOT / "nodes" / f"{file}.py", set()) for file in N
 """Names of ComfyUI's that each node file needs."""
 
 NAMES = sorted(
-    {name for path in (ROOT / "nodes" / "comfyui").glob("*.py") for name in imports(path)[1]} - {"comfy"}
+    {name for path in (ROOT / "nodes" / "comfyui").glob("*.py") for name in imports(path)[1]}
+    - {"comfy", "comfy_api.latest"}  # without which there is no pack
 )
 """Names that nodes/comfyui imports, and the modules that hold them."""
 
