@@ -23,7 +23,7 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT)]
 
 import shipped  # noqa: E402
-from graph import MARGIN, TITLE, Graph, Group, Node, NodeType, Output  # noqa: E402
+from graph import LIST, MARGIN, TITLE, Graph, Group, Node, NodeType, Output  # noqa: E402
 
 from devtools.comfyui_download import DEFAULT_VERSION  # noqa: E402
 from devtools.comfyui_server import Server  # noqa: E402
@@ -108,7 +108,14 @@ def ui_note(node: Node) -> dict[str, Any]:
 
 def ui_node(node: Node, kind: NodeType) -> dict[str, Any]:
     outputs = [
-        {"localized_name": name, "name": name, "type": type_, "links": None} for name, type_ in kind.outputs
+        {
+            "localized_name": name,
+            "name": name,
+            **({"shape": LIST} if is_list else {}),
+            "type": type_,
+            "links": None,
+        }
+        for (name, type_), is_list in zip(kind.outputs, kind.lists, strict=True)
     ]
     properties: dict[str, Any] = {
         "cnr_id": kind.pack,

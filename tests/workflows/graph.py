@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-OPTIONAL = 7  # the UI's number of the hollow socket
+OPTIONAL, LIST = 7, 6  # the UI's numbers of the hollow socket and of the grid
 
 # Sizes of the classic canvas, as its own computeSize() counts them.
 TITLE, SLOT, WIDGET, PADDING = 30, 20, 24, 14
@@ -71,6 +71,7 @@ class NodeType:
         self.name = name
         self.title: str = info["display_name"]
         self.outputs: list[tuple[str, str]] = list(zip(info["output_name"], info["output"], strict=True))
+        self.lists: list[bool] = info["output_is_list"]
         module = info["python_module"]
         self.pack = "swifti2v" if module.startswith("custom_nodes.") else "comfy-core"
         found = [
